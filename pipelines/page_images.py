@@ -1,0 +1,185 @@
+"""Pictures for a page: the same window of two images, upright, 8-bit, at one size, small in bytes.
+
+An enlargement scaled down to fit a page would hide what was gained, so a large picture is cut to
+its most detailed window and shown at full size, with a thumbnail that tells where it lies.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageOps
+
+BYTES_PER_PIXEL = 0.45
+"""Of a photograph as JPEG 4:4:4 at quality 90, generously."""
+WINDOW_PIXELS = (150_000, 1_000_000)
+"""Smallest and largest window, whatever the budget."""
+QUALITIES = (90, 80, 65, 50)
+THUMBNAIL_PX = 112
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A window in pixels: left and top inclusive, from the upper left corner."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedView:
+    """One picture as the page holds it."""
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairView:
+    """Two pictures of one size. `thumbnail` is None where `box` is the whole image."""
+
+    before: EncodedView
+    after: EncodedView
+    source_width: int
+    source_height: int
+    full_width: int
+    full_height: int
+    box: Box
+    thumbnail: EncodedView | None
+
+
+def pair_view(key: str, before: bytes, after: bytes, *, budget_bytes: int) -> PairView:
+    """Both pictures cut to the same window; `before` is enlarged by bicubic where it is smaller.
+
+    `budget_bytes` for both together decides the size of the window and the quality.
+    """
+    source, result = _upright(before), _upright(after)
+    area = budget_bytes / 2 / BYTES_PER_PIXEL
+    box = detail_window(result, max_pixels=int(min(max(area, WINDOW_PIXELS[0]), WINDOW_PIXELS[1])))
+    whole = (box.width, box.height) == result.size
+    each_bytes = budget_bytes // 2
+    return PairView(
+        before=_encode(_enlarged_window(source, result.size, box), budget_bytes=each_bytes),
+        after=_encode(_cut(result, box), budget_bytes=each_bytes),
+        source_width=source.width,
+        source_height=source.height,
+        full_width=result.width,
+        full_height=result.height,
+        box=box,
+        thumbnail=None if whole else _thumbnail(result),
+    )
+
+
+def detail_window(image: PillowImage.Image, *, max_pixels: int) -> Box:
+    """The window of at most `max_pixels`, near 3:2 or 2:3, with the most gradient in it."""
+    width, height = image.size
+    if width * height <= max_pixels:
+        return Box(left=0, top=0, width=width, height=height)
+    ratio = min(max(width / height, 2 / 3), 3 / 2)
+    box_width = min(width, round(math.sqrt(max_pixels * ratio)))
+    box_height = min(height, max_pixels // box_width)
+    box_width = min(width, max_pixels // box_height)
+    reduction = max(1, math.isqrt(width * height // 250_000))
+    gray = np.asarray(image.convert("L").reduce(reduction), dtype=np.float64)
+    left, top = _densest(_gradient(gray), box_width // reduction, box_height // reduction)
+    return Box(
+        left=min(left * reduction, width - box_width),
+        top=min(top * reduction, height - box_height),
+        width=box_width,
+        height=box_height,
+    )
+
+
+def _gradient(gray: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 HW; the square root keeps one hard edge from outweighing texture."""
+    rows = np.abs(np.diff(gray, axis=0, append=gray[-1:]))
+    columns = np.abs(np.diff(gray, axis=1, append=gray[:, -1:]))
+    return np.sqrt(rows + columns)
+
+
+def _densest(values: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:
+    """Left and top of the `width` x `height` window with the largest sum, by an integral image."""
+    height, width = min(max(height, 1), values.shape[0]), min(max(width, 1), values.shape[1])
+    total = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    sums = (
+        total[height:, width:]
+        - total[:-height, width:]
+        - total[height:, :-width]
+        + total[:-height, :-width]
+    )
+    top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
+    return int(left), int(top)
+
+
+def _upright(data: bytes) -> PillowImage.Image:
+    """Decoded, orientation applied, 8-bit L, RGB or RGBA, colour profile kept in `info`."""
+    with PillowImage.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened)
+        profile = opened.info.get("icc_profile")
+        if image.mode.startswith(("I", "F")):
+            levels = np.asarray(image, dtype=np.float64)
+            top = 65535 if levels.max(initial=0) > 255 else 255
+            levels8 = (levels * (255 / top)).round().clip(0, 255).astype(np.uint8)
+            image = PillowImage.fromarray(levels8)
+        has_alpha = image.has_transparency_data
+        converted = image.convert("RGBA" if has_alpha else "L" if image.mode == "L" else "RGB")
+        converted.info = {"icc_profile": profile} if profile and opened.mode != "CMYK" else {}
+    return converted
+
+
+def _cut(image: PillowImage.Image, box: Box) -> PillowImage.Image:
+    cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    cut.info = dict(image.info)
+    return cut
+
+
+def _enlarged_window(
+    source: PillowImage.Image, size: tuple[int, int], box: Box
+) -> PillowImage.Image:
+    """The window `box` of `source` enlarged to `size`, without enlarging the rest."""
+    if source.size == size:
+        return _cut(source, box)
+    across, down = source.width / size[0], source.height / size[1]
+    region = (
+        box.left * across,
+        box.top * down,
+        (box.left + box.width) * across,
+        (box.top + box.height) * down,
+    )
+    resized = source.resize((box.width, box.height), PillowImage.Resampling.BICUBIC, box=region)
+    resized.info = dict(source.info)
+    return resized
+
+
+def _thumbnail(image: PillowImage.Image) -> EncodedView:
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_PX * 2, THUMBNAIL_PX * 2), PillowImage.Resampling.LANCZOS)
+    small.info = dict(image.info)
+    return _encode(small, budget_bytes=20_000)
+
+
+def _encode(image: PillowImage.Image, *, budget_bytes: int) -> EncodedView:
+    """JPEG 4:4:4, or WebP where there is alpha, at the best quality that fits the budget."""
+    data, media_type = b"", ""
+    for quality in QUALITIES:
+        data, media_type = _encode_at(image, quality)
+        if len(data) <= budget_bytes:
+            break
+    return EncodedView(data=data, media_type=media_type, width=image.width, height=image.height)
+
+
+def _encode_at(image: PillowImage.Image, quality: int) -> tuple[bytes, str]:
+    buffer = io.BytesIO()
+    profile = image.info.get("icc_profile")
+    if image.mode == "RGBA":
+        image.save(buffer, "WEBP", quality=quality, icc_profile=profile)
+        return buffer.getvalue(), "image/webp"
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True, icc_profile=profile)
+    return buffer.getvalue(), "image/jpeg"
