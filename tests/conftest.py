@@ -1,0 +1,38 @@
+"""Settings and fixtures that all tests share."""
+
+import os
+
+# Ray and OpenMP read these when they start, so they are set before anything imports them.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The first call of a network compiles kernels: a deadline for each example says nothing.
+settings.register_profile("resray", deadline=None)
+settings.load_profile("resray")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def examples_dir() -> Path:
+    """The folder of photographs that the repository ships."""
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def bench_dir() -> Path:
+    """The folder of the academic test sets (set5, set14, ...), named by RESRAY_BENCH_DIR."""
+    value = os.environ.get("RESRAY_BENCH_DIR")
+    if value is None:
+        pytest.skip("RESRAY_BENCH_DIR names no folder of test sets")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f"RESRAY_BENCH_DIR={value}: no such folder")
+    return folder

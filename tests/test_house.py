@@ -1,0 +1,124 @@
+"""The direction of imports, and what the repository promises of itself."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINE = {"ray"}
+STORAGE = {"boto3", "botocore", "fsspec", "obstore", "pyarrow", "s3fs", "smart_open"}
+NETWORK = {"aiohttp", "ftplib", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
+FORBIDDEN = ENGINE | STORAGE | NETWORK
+
+IMPORT_BASELINE = "import numpy, PIL.Image, safetensors.torch, torch"
+IMPORT_CORE = """
+import importlib, pkgutil, resnet_core
+for module in pkgutil.walk_packages(resnet_core.__path__, "resnet_core."):
+    importlib.import_module(module.name)
+"""
+
+
+def source_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported_modules(source: str) -> set[str]:
+    """Absolute names of all modules that a source imports anywhere, in functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def within(name: str, roots: set[str]) -> bool:
+    """Whether a module is one of the roots or lies inside one."""
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+def imports_into(package: str, roots: set[str]) -> list[str]:
+    """'file: module' for each import in a package of a module within the roots."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in source_files(package)
+        for name in sorted(imported_modules(path.read_text(encoding="utf-8")))
+        if within(name, roots)
+    ]
+
+
+def loaded_modules(code: str) -> set[str]:
+    """What a fresh interpreter has loaded after running the code."""
+    script = f"{code}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_importing_the_core_loads_no_engine_storage_or_network() -> None:
+    added = loaded_modules(IMPORT_BASELINE + IMPORT_CORE) - loaded_modules(IMPORT_BASELINE)
+    assert "resnet_core.errors" in added
+    assert sorted(name for name in added if within(name, FORBIDDEN)) == []
+
+
+def test_the_core_names_no_engine_storage_network_or_outer_package() -> None:
+    assert imports_into("resnet_core", FORBIDDEN | {"pipelines", "cluster", "socket"}) == []
+
+
+def test_the_cluster_package_does_not_import_the_pipelines() -> None:
+    assert imports_into("cluster", {"pipelines"}) == []
+
+
+def test_only_the_cluster_package_connects_to_ray() -> None:
+    calls = [
+        str(path.relative_to(ROOT))
+        for package in ("resnet_core", "pipelines")
+        for path in source_files(package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ray.init"
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import a.b", {"a.b"}),
+        ("def f():\n    from a import b", {"a", "a.b"}),
+        ("from . import c", set()),
+    ],
+)
+def test_imports_are_found_wherever_they_stand(source: str, names: set[str]) -> None:
+    assert imported_modules(source) == names
+
+
+def test_every_package_is_typed_and_declares_it() -> None:
+    for package in ("resnet_core", "pipelines", "cluster"):
+        assert (ROOT / package / "__init__.py").is_file()
+        assert (ROOT / package / "py.typed").is_file()
+
+
+def test_the_licence_file_is_the_declared_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_each_example_is_a_small_photograph_with_a_credit(examples_dir: Path) -> None:
+    credit_lines = (examples_dir / "CREDITS.md").read_text(encoding="utf-8")
+    photographs = [path for path in examples_dir.iterdir() if path.name != "CREDITS.md"]
+    assert len(photographs) >= 4
+    assert sum(path.stat().st_size for path in photographs) < 600_000
+    for path in photographs:
+        assert f"`{path.name}`" in credit_lines
+        with Image.open(path) as image:
+            assert max(image.size) <= 640
