@@ -46,13 +46,12 @@ def columns(
         bar_px = (base - top) * count / highest
         bar_px = max(bar_px, 2.0) if count else 0.0
         span = bin_label(edges[index], edges[index + 1])
+        x, y, width = index * step + step * 0.08, base - bar_px, step * 0.84
         parts.append(
             Markup(
                 '<rect class="bar" x="{:.2f}%" y="{:.1f}" width="{:.2f}%" height="{:.1f}" rx="3">'
                 "<title>{} {}: {:,}</title></rect>"
-            ).format(
-                index * step + step * 0.08, base - bar_px, step * 0.84, bar_px, span, unit, count
-            )
+            ).format(x, y, width, bar_px, span, unit, count)
         )
         if count:
             x = (index + 0.5) * step
@@ -72,15 +71,10 @@ def bin_label(low: float, high: float) -> str:
 
 def compact(count: int) -> str:
     """A count in few letters: 950, 1.2k, 34k, 5.1M."""
-    for limit, divisor, suffix in ((1000, 1, ""), (999_500, 1000, "k"), (math.inf, 1_000_000, "M")):
-        if count < limit:
-            scaled = count / divisor
-            return (
-                f"{scaled:.1f}{suffix}"
-                if divisor > 1 and scaled < 9.95
-                else f"{scaled:.0f}{suffix}"
-            )
-    raise AssertionError("unreachable")
+    if count < 1000:
+        return str(count)
+    scaled, suffix = (count / 1000, "k") if count < 999_500 else (count / 1_000_000, "M")
+    return f"{scaled:.1f}{suffix}" if scaled < 9.95 else f"{scaled:.0f}{suffix}"
 
 
 def shares(stages: Sequence[tuple[str, float]], *, label: str) -> Markup:
@@ -98,3 +92,142 @@ def shares(stages: Sequence[tuple[str, float]], *, label: str) -> Markup:
         )
         left += width
     return _svg(label, 22, parts)
+
+
+def scatter(
+    points: Sequence[Point], *, x_label: str, y_label: str, label: str, height_px: int = 330
+) -> Markup:
+    """Marks over a logarithmic x axis (x > 0), each with its name; y ticks lie inside."""
+    top, base = 30.0, height_px - 44.0
+    low_x, high_x = _log_range([point.x for point in points])
+    low_y, high_y, ticks = _linear_range([point.y for point in points])
+
+    def across(x: float) -> float:
+        return 13 + 74 * (math.log10(x) - low_x) / (high_x - low_x)
+
+    def down(y: float) -> float:
+        return base - (base - top) * (y - low_y) / (high_y - low_y)
+
+    parts: list[Markup] = []
+    for tick in ticks:
+        parts.append(_line("grid-line", 0, down(tick), 100, down(tick)))
+        parts.append(_text(0, down(tick) - 4, f"{tick:g}", anchor="start"))
+    for tick in _log_ticks(low_x, high_x):
+        parts.append(_line("axis", across(tick), base, across(tick), base + 5))
+        parts.append(_text(across(tick), base + 19, f"{tick:g}"))
+    parts.append(_line("axis", 0, base, 100, base))
+    parts.append(_text(100, base + 39, x_label, anchor="end"))
+    parts.append(_text(0, 12, y_label, anchor="start"))
+    for point, label_y in zip(points, _apart([down(point.y) for point in points]), strict=True):
+        parts.extend(_marked(point, across(point.x), down(point.y), label_y))
+    return _svg(label, height_px, parts)
+
+
+def _marked(point: Point, x: float, y: float, label_y: float) -> list[Markup]:
+    strong = " strong" if point.emphasis else ""
+    dot = Markup('<circle class="dot{}" cx="{:.2f}%" cy="{:.1f}" r="{}"><title>{}</title></circle>')
+    title = f"{point.label}: {point.y:.2f} at {point.x:.3g}"
+    name = Markup('<text class="{}" x="{:.2f}%" dx="{}" y="{:.1f}" text-anchor="{}">{}</text>')
+    dx, anchor = (12, "start") if x < 58 else (-12, "end")
+    kind = "strong" if point.emphasis else "name"
+    return [
+        dot.format(strong, x, y, 6.5 if point.emphasis else 5, title),
+        name.format(kind, x, dx, label_y + 4, anchor, point.label),
+    ]
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{:.2f}%" y1="{:.1f}" x2="{:.2f}%" y2="{:.1f}"/>').format(
+        kind, x1, y1, x2, y2
+    )
+
+
+def _log_range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    return (low, high) if high - low > 0.3 else (low - 0.15, high + 0.15)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in the range; 2 and 5 times them too where that is fewer than three."""
+    decades = range(math.floor(low) - 1, math.ceil(high) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return [float(f"{10**low:.2g}"), float(f"{10**high:.2g}")]
+
+
+def _linear_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Low, high and three to six round ticks that hold all values."""
+    low, high = min(values), max(values)
+    spread = max(high - low, 0.05)
+    step = 10 ** math.floor(math.log10(spread / 3))
+    step *= next(factor for factor in (1, 2, 5, 10) if spread / (step * factor) <= 5)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)
+    ticks = [round(index * step, 10) for index in range(first, last + 1)]
+    return ticks[0], ticks[-1], ticks
+
+
+def _apart(positions: Sequence[float], gap_px: float = 15.0) -> list[float]:
+    """Positions moved down so that labels sorted by height do not overlap."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    moved = list(positions)
+    previous = -math.inf
+    for index in order:
+        previous = moved[index] = max(positions[index], previous + gap_px)
+    return moved
+
+
+def bars(values: Sequence[tuple[str, float]], *, unit: str, label: str) -> Markup:
+    """One bar for each named value, from zero; named rows up to 24 of them, else thin columns."""
+    low = min(0.0, min((value for _, value in values), default=0.0))
+    high = max(0.0, max((value for _, value in values), default=0.0))
+    span = (high - low) or 1.0
+    ranked = sorted(values, key=lambda item: -item[1])
+    draw = _bar_rows if len(ranked) <= 24 else _bar_columns
+    return draw(ranked, low, span, unit, label)
+
+
+def _bar_rows(
+    ranked: Sequence[tuple[str, float]], low: float, span: float, unit: str, label: str
+) -> Markup:
+    start, reach, row_px = 36.0, 46.0, 26
+    zero = start - reach * low / span
+    parts: list[Markup] = []
+    for index, (name, value) in enumerate(ranked):
+        y = index * row_px
+        left, width = zero + reach * min(value, 0) / span, reach * abs(value) / span
+        parts.append(_bar(name, value, unit, f"{left:.2f}%", y + 4, f"{width:.2f}%", row_px - 9))
+        short = name if len(name) <= 16 else f"…{name[-15:]}"
+        parts.append(_text(start - 2, y + 18, short, anchor="end", kind="name"))
+        end = zero + reach * max(value, 0) / span + 1.5
+        parts.append(_text(end, y + 18, f"{value:+.2f}", anchor="start", kind="value"))
+    parts.append(_line("axis", zero, 0, zero, len(ranked) * row_px))
+    return _svg(label, len(ranked) * row_px + 2, parts)
+
+
+def _bar_columns(
+    ranked: Sequence[tuple[str, float]], low: float, span: float, unit: str, label: str
+) -> Markup:
+    top, base = 18.0, 202.0
+    step = 100 / len(ranked)
+    zero = base + (base - top) * low / span
+    parts: list[Markup] = []
+    for index, (name, value) in enumerate(ranked):
+        height = (base - top) * abs(value) / span
+        y = zero - height if value >= 0 else zero
+        x = f"{index * step + step * 0.1:.3f}%"
+        parts.append(_bar(name, value, unit, x, y, f"{step * 0.8:.3f}%", height))
+    parts.append(_line("axis", 0, zero, 100, zero))
+    parts.append(_text(0, 12, f"{ranked[0][1]:+.2f} {unit}", anchor="start", kind="value"))
+    parts.append(_text(100, 12, f"{ranked[-1][1]:+.2f} {unit}", anchor="end", kind="value"))
+    return _svg(label, 206, parts)
+
+
+def _bar(name: str, value: float, unit: str, x: str, y: float, width: str, height: float) -> Markup:
+    return Markup(
+        '<rect class="bar{}" x="{}" y="{:.1f}" width="{}" height="{:.1f}" rx="2">'
+        "<title>{}: {:+.2f} {}</title></rect>"
+    ).format(" loss" if value < 0 else "", x, y, width, height, name, value, unit)

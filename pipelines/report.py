@@ -12,7 +12,6 @@ import base64
 import bisect
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -270,7 +269,7 @@ def render_evaluate_report(report: EvaluateReport) -> str:
 
 
 def _view(pair: ReportPair, budget_bytes: int) -> tuple[ReportPair, PairView]:
-    return pair, pair_view(pair.key, pair.before, pair.after, budget_bytes=budget_bytes)
+    return pair, pair_view(pair.before, pair.after, budget_bytes=budget_bytes)
 
 
 def _page(title: str) -> _Page:
@@ -280,7 +279,7 @@ def _page(title: str) -> _Page:
         f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     )
     # Both are the package's own files, never user data.
-    return _Page(title=title, style=Markup(style), script=Markup(script), policy=policy)
+    return _Page(title=title, style=Markup(style), script=Markup(script), policy=policy)  # noqa: S704
 
 
 @cache
@@ -326,7 +325,7 @@ def _write_whole(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
@@ -369,9 +368,9 @@ def format_bytes(value: float) -> str:
 
 
 def format_figure(value: float, digits: int = 3) -> str:
-    """About `digits` significant digits without an exponent: 1234.5 -> "1,234", 0.123 -> "0.123"."""
+    """About `digits` significant digits without an exponent: 1234.5 -> "1,234"."""
     if not math.isfinite(value):
-        return "∞" if value > 0 else "–"
+        return "∞" if value > 0 else "n/a"
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
