@@ -1,0 +1,53 @@
+"""Errors that a user can cause and mend. Each message is one line: the thing, what was found, what to do.
+
+    ResrayError
+    ├── ImageError               one image can't be taken; the others go on
+    │   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
+    │   ├── BrokenImageError         truncated or corrupt
+    │   └── ImageTooLargeError       over --max-pixels or --max-bytes
+    ├── WeightsError             a weights file is missing, damaged or of another kind
+    ├── ConfigError              a setting has a value that can't be
+    └── DataError                a folder or a store can't be read or written
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ResrayError(Exception):
+    """Base of every error whose message is meant for the user."""
+
+
+class ImageError(ResrayError):
+    """One image can't be taken; says which and why."""
+
+
+class UnsupportedImageError(ImageError):
+    """The bytes are no image, or of a format or kind that isn't read."""
+
+
+class BrokenImageError(ImageError):
+    """The image is truncated or corrupt."""
+
+
+class ImageTooLargeError(ImageError):
+    """The image is over a limit on pixels or bytes."""
+
+
+class WeightsError(ResrayError):
+    """A weights file is missing, damaged or of another kind than expected."""
+
+
+class ConfigError(ResrayError):
+    """A setting has a name or value that can't be."""
+
+
+class DataError(ResrayError):
+    """A folder or a store can't be read, or can't be written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the near one if there is one, else the list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
