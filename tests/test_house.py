@@ -2,15 +2,19 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("resnet_core", "pipelines", "cluster")
 ENGINE = {"ray"}
 STORAGE = {"boto3", "botocore", "fsspec", "obstore", "pyarrow", "s3fs", "smart_open"}
 NETWORK = {"aiohttp", "ftplib", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
@@ -102,14 +106,39 @@ def test_imports_are_found_wherever_they_stand(source: str, names: set[str]) -> 
 
 
 def test_every_package_is_typed_and_declares_it() -> None:
-    for package in ("resnet_core", "pipelines", "cluster"):
+    for package in PACKAGES:
         assert (ROOT / package / "__init__.py").is_file()
         assert (ROOT / package / "py.typed").is_file()
 
 
+def declared_project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normal_name(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_every_foreign_module_comes_from_a_declared_dependency() -> None:
+    declared = {
+        normal_name(re.split(r"[\[<>=!~; ]", requirement)[0])
+        for requirement in declared_project()["dependencies"]
+    }
+    providers = metadata.packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {top}"
+        for package in PACKAGES
+        for path in source_files(package)
+        for top in {n.split(".")[0] for n in imported_modules(path.read_text(encoding="utf-8"))}
+        if top not in sys.stdlib_module_names
+        and top not in PACKAGES
+        and declared.isdisjoint(normal_name(name) for name in providers.get(top, []))
+    }
+    assert undeclared == set()
+
+
 def test_the_licence_file_is_the_declared_one() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["license"] == "Apache-2.0"
+    assert declared_project()["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
