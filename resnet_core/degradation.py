@@ -74,7 +74,7 @@ class Downscale:
             raise ValueError(f"{width}x{height} px: expected multiples of {self.scale}")
         kind = _draw_choice(rng, self.kinds)
         size = (width // self.scale, height // self.scale)
-        return _from_pil(_to_pil(image).resize(size, _RESAMPLING[kind]))
+        return from_pil(to_pil(image).resize(size, _RESAMPLING[kind]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,9 @@ class GaussianNoise:
         height, width, channels = pixels.shape
         if rng.random() < self.gray_probability:
             channels = 1
-        noise = rng.standard_normal((height, width, channels), dtype=np.float32)
-        return _clip(pixels + sigma * noise)
+        noise: Pixels = rng.standard_normal((height, width, channels), dtype=np.float32)
+        noise *= sigma
+        return _clip(pixels + noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ class PoissonNoise:
     def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         low, high = self.peak_photons
         peak = math.exp(rng.uniform(math.log(low), math.log(high)))
-        return _clip((rng.poisson(_clip(pixels) * peak) / peak).astype(np.float32))
+        photons = rng.poisson(_clip(pixels) * peak)
+        return _clip(photons.astype(np.float32) / np.float32(peak))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +174,8 @@ class Jpeg:
         top, left = (int(shift) for shift in rng.integers(*self.shift_px, size=2, endpoint=True))
         subsampling = _draw_choice(rng, self.subsampling)
         padded = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="symmetric")
-        return _through_jpeg(padded, quality=quality, subsampling=subsampling)[top:, left:]
+        worn = _through_jpeg(padded, quality=quality, subsampling=subsampling)
+        return np.ascontiguousarray(worn[top:, left:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +241,19 @@ def crop_to_multiple(image: Levels, scale: int) -> Levels:
 def to_levels(picture: Levels | Pixels) -> Levels:
     """uint8 0..255 from float32 0..1, clipped and rounded to the nearest level; uint8 as it is."""
     if picture.dtype == np.uint8:
-        return cast(Levels, picture)
+        return cast("Levels", picture)
     return np.rint(np.clip(picture, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+
+
+def to_pil(image: Levels) -> Image.Image:
+    """Pillow's picture (mode RGB or L) of uint8 HWC, C = 3 or 1."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def from_pil(image: Image.Image) -> Levels:
+    """uint8 HWC, C = 3 or 1, writable, of Pillow's picture of mode RGB or L."""
+    levels = np.array(image, dtype=np.uint8)
+    return levels[:, :, np.newaxis] if levels.ndim == 2 else levels
 
 
 def describe(degradation: Degradation) -> dict[str, Any]:
@@ -290,7 +304,7 @@ def _describe_step(step: Step) -> dict[str, Any]:
     if isinstance(step, Sometimes):
         inner = [_describe_step(each) for each in step.steps]
         return {"step": "Sometimes", "probability": step.probability, "steps": inner}
-    values = {field.name: getattr(step, field.name) for field in fields(cast(Any, step))}
+    values = {field.name: getattr(step, field.name) for field in fields(cast("Any", step))}
     plain = {
         name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
     }
@@ -310,7 +324,7 @@ def _step_from(description: Mapping[str, Any]) -> Step:
     values = _checked_fields(f"degradation step {name}", description, names)
     del values["step"]
     if kind is Sometimes:
-        values["steps"] = _steps_from(values["steps"])
+        return Sometimes(probability=values["probability"], steps=_steps_from(values["steps"]))
     return kind(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
@@ -352,7 +366,7 @@ def _draw_choice(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
 
 def _to_pixels(picture: Levels | Pixels) -> Pixels:
     if picture.dtype == np.float32:
-        return cast(Pixels, picture)
+        return cast("Pixels", picture)
     return picture.astype(np.float32) / np.float32(255.0)
 
 
@@ -360,21 +374,12 @@ def _clip(pixels: Pixels) -> Pixels:
     return np.clip(pixels, np.float32(0.0), np.float32(1.0))
 
 
-def _to_pil(image: Levels) -> Image.Image:
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
-def _from_pil(image: Image.Image) -> Levels:
-    levels = np.asarray(image, dtype=np.uint8)
-    return levels[:, :, np.newaxis] if levels.ndim == 2 else levels
-
-
 def _through_jpeg(image: Levels, *, quality: int, subsampling: str) -> Levels:
     buffer = io.BytesIO()
     options = {} if image.shape[2] == 1 else {"subsampling": subsampling}
-    _to_pil(image).save(buffer, format="JPEG", quality=quality, **options)
+    to_pil(image).save(buffer, format="JPEG", quality=quality, **options)
     with Image.open(buffer) as decoded:
-        return _from_pil(decoded)
+        return from_pil(decoded)
 
 
 def _gaussian_kernel(sigma_long: float, sigma_short: float, angle_rad: float) -> Pixels:

@@ -67,8 +67,8 @@ def luma_y(pixels: NDArray[np.uint8]) -> Plane:
             f"expected uint8 HWC with 1 or 3 channels, found {pixels.dtype} {pixels.shape}"
         )
     if pixels.shape[2] == 1:
-        return pixels[:, :, 0] * float(_LUMA_WEIGHTS.sum()) + _LUMA_OFFSET
-    return pixels @ _LUMA_WEIGHTS + _LUMA_OFFSET
+        return pixels[:, :, 0].astype(np.float64) * _LUMA_WEIGHTS.sum() + _LUMA_OFFSET
+    return pixels.astype(np.float64) @ _LUMA_WEIGHTS + _LUMA_OFFSET
 
 
 def psnr_y(output: NDArray[np.uint8], target: NDArray[np.uint8], *, border_px: int) -> float:
