@@ -98,7 +98,7 @@ def scatter(
     points: Sequence[Point], *, x_label: str, y_label: str, label: str, height_px: int = 330
 ) -> Markup:
     """Marks over a logarithmic x axis (x > 0), each with its name; y ticks lie inside."""
-    top, base = 30.0, height_px - 44.0
+    top, base = 42.0, height_px - 44.0
     low_x, high_x = _log_range([point.x for point in points])
     low_y, high_y, ticks = _linear_range([point.y for point in points])
 

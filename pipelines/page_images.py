@@ -88,10 +88,10 @@ def detail_window(image: PillowImage.Image, *, max_pixels: int) -> Box:
     box_width = min(width, max_pixels // box_height)
     reduction = max(1, math.isqrt(width * height // 250_000))
     gray = np.asarray(image.convert("L").reduce(reduction), dtype=np.float64)
-    left, top = _densest(_gradient(gray), box_width // reduction, box_height // reduction)
+    found = densest_box(_gradient(gray), box_width // reduction, box_height // reduction)
     return Box(
-        left=min(left * reduction, width - box_width),
-        top=min(top * reduction, height - box_height),
+        left=min(found.left * reduction, width - box_width),
+        top=min(found.top * reduction, height - box_height),
         width=box_width,
         height=box_height,
     )
@@ -104,8 +104,11 @@ def _gradient(gray: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(rows + columns)
 
 
-def _densest(values: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:
-    """Left and top of the `width` x `height` window with the largest sum, by an integral image."""
+def densest_box(values: NDArray[np.float64], width: int, height: int) -> Box:
+    """The `width` x `height` window of `values` (HW) with the largest sum, a little to the middle.
+
+    By an integral image; a side longer than that of `values` is shortened to it.
+    """
     height, width = min(max(height, 1), values.shape[0]), min(max(width, 1), values.shape[1])
     total = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     sums = (
@@ -116,7 +119,7 @@ def _densest(values: NDArray[np.float64], width: int, height: int) -> tuple[int,
     )
     sums = sums * _towards_centre(sums.shape[0])[:, None] * _towards_centre(sums.shape[1])
     top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
-    return int(left), int(top)
+    return Box(left=int(left), top=int(top), width=width, height=height)
 
 
 def _towards_centre(length: int) -> NDArray[np.float64]:

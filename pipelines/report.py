@@ -200,7 +200,7 @@ class ImageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CropStrip:
-    """The same window of one image by every method, as PNG bytes: (label, PSNR dB, bytes)."""
+    """The same window of one image by every method, as WebP bytes: (label, PSNR dB, bytes)."""
 
     key: str
     crops: tuple[tuple[str, float | None, bytes], ...]
@@ -264,8 +264,40 @@ def render_enhance_report(report: EnhanceReport) -> str:
 
 def render_evaluate_report(report: EvaluateReport) -> str:
     """The page as text."""
+    views = [_condition_view(result) for result in report.conditions]
     page = _environment().get_template("evaluate.html")
-    return page.render(page=_page(report.title), report=report)
+    return page.render(page=_page(report.title), report=report, views=views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ConditionView:
+    """A condition with what its drawings need. `best`: the weights with the highest PSNR."""
+
+    result: ConditionResult
+    best: MethodRow | None
+    points: tuple[charts.Point, ...]
+    gains: tuple[tuple[str, float], ...]
+
+
+def _condition_view(result: ConditionResult) -> _ConditionView:
+    ours = [row for row in result.methods if row.is_weights]
+    best = max(ours, key=lambda row: row.psnr_db, default=None)
+    gains: list[tuple[str, float]] = []
+    if best is not None:
+        index = result.methods.index(best)
+        gains = [(image.key, image.psnr_db[index] - image.psnr_db[0]) for image in result.images]
+    return _ConditionView(
+        result=result,
+        best=best,
+        points=tuple(
+            charts.Point(
+                label=row.name, x=row.ms_per_megapixel, y=row.psnr_db, emphasis=row.is_weights
+            )
+            for row in result.methods
+            if row.ms_per_megapixel and math.isfinite(row.psnr_db)
+        ),
+        gains=tuple(gain for gain in gains if math.isfinite(gain[1])),
+    )
 
 
 def _view(pair: ReportPair, budget_bytes: int) -> tuple[ReportPair, PairView]:
@@ -307,7 +339,7 @@ def _environment() -> jinja2.Environment:
         size=format_bytes,
         figure=format_figure,
         data_uri=_data_uri,
-        png_uri=_png_uri,
+        webp_uri=_webp_uri,
     )
     return environment
 
@@ -316,8 +348,8 @@ def _data_uri(view: EncodedView) -> str:
     return f"data:{view.media_type};base64,{base64.b64encode(view.data).decode('ascii')}"
 
 
-def _png_uri(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+def _webp_uri(data: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _write_whole(path: Path, text: str) -> None:
