@@ -23,7 +23,7 @@ Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args, override
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,6 @@ class FoldableConv(nn.Module):
             return self.direct
         return self.direct + torch.einsum("omkl,mi->oikl", self.project, self.expand)
 
-    @override
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.kernel(), self.bias, padding=1)
 
@@ -134,7 +133,6 @@ class Block(nn.Module):
         self.first_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
         self.second_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
 
-    @override
     def forward(self, x: Tensor) -> Tensor:
         inner = self.second_norm(self.second(F.relu(self.first_norm(self.first(x)))))
         # A plain stack needs an activation after every convolution, or two of them are one.
@@ -177,7 +175,6 @@ class ResidualNetwork(nn.Module):
             out = F.pixel_shuffle(out, s * u)
         return out[..., : s * height, : s * width]
 
-    @override
     def forward(self, x: Tensor, *, strength: float = 1.0, num_blocks: int | None = None) -> Tensor:
         """`base + strength * residual`: float (N, 3, H, W), 0..1 -> (N, 3, s*H, s*W), not clipped."""
         base = bicubic_base(x, self.config.scale)

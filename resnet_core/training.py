@@ -1,0 +1,193 @@
+"""One training step, and all that it keeps: weights, their moving average, the optimiser.
+
+No engine here: a plain loop and a Ray worker call the same `Trainer.step` and get the same losses.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from resnet_core.degradation import Degradation
+from resnet_core.errors import ConfigError, DataError, did_you_mean
+from resnet_core.losses import LOSSES
+from resnet_core.network import FoldableConv, NetworkConfig, ResidualNetwork, fold
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """All that fixes a training run but its data and its machine. Raises ConfigError."""
+
+    name: str
+    """Name of the weights that come out."""
+    network: NetworkConfig
+    degradation: Degradation
+    source: str
+    """Where the recipe comes from: paper and section."""
+    loss: str = "l1"
+    batch_size: int = 16
+    """Examples in a step, over all workers."""
+    input_px: int = 32
+    """Side of a training input, pixels."""
+    steps: int = 20_000
+    learning_rate: float = 1e-3
+    """Peak of the schedule: linear warm-up, then half a cosine down to zero at `steps`."""
+    warmup_steps: int = 200
+    ema_decay: float = 0.999
+    """Of the moving average of the weights, for each step; the average is what is kept."""
+    gradient_clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+    precision: Precision = "float32"
+    """`bfloat16` runs the convolutions in bfloat16 (autocast); weights stay float32."""
+    seed: int = 0
+    validate_every: int = 1000
+    """Steps between validations and checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ConfigError(f"loss is {self.loss!r}; {did_you_mean(self.loss, LOSSES)}")
+        if self.degradation.scale != self.network.scale:
+            raise ConfigError(
+                f"the degradation's scale is {self.degradation.scale}, the network's {self.network.scale}"
+            )
+        for name in ("batch_size", "input_px", "steps", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}, expected 0 to below 1")
+
+
+class Trainer:
+    """The state of a training run after `step` steps.
+
+    `wrap` puts an engine around the network, such as DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        *,
+        device: torch.device | str = "cpu",
+        wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    ):
+        self.recipe = recipe
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            network = ResidualNetwork(recipe.network)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self._model = wrap(self.network)
+        self._average = {name: value.detach().clone() for name, value in self._floats().items()}
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        self._loss = LOSSES[recipe.loss]
+        self.step_count = 0
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980) on a worker's share of the batch.
+
+        inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss of this
+        share before the step, a detached scalar on the device.
+        """
+        self._model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step_count)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
+        ):
+            output = self._model(inputs.to(self.device))
+        loss = self._loss(output.float(), targets.to(self.device))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
+        self._optimizer.step()
+        self.step_count += 1
+        self._update_average()
+        return loss.detach()
+
+    def learning_rate(self, step: int) -> float:
+        """Of the step that follows `step` steps."""
+        recipe = self.recipe
+        if step < recipe.warmup_steps:
+            return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+        span = max(1, recipe.steps - recipe.warmup_steps)
+        done = min(1.0, (step - recipe.warmup_steps) / span)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def averaged(self) -> ResidualNetwork:
+        """The network with the averaged weights, folded: what is validated and shipped."""
+        network = ResidualNetwork(self.recipe.network).to(self.device)
+        network.load_state_dict({**self.network.state_dict(), **self._average})
+        return fold(network)
+
+    def start_from(self, network: ResidualNetwork) -> list[str]:
+        """Takes the folded weights of `network` where shapes agree; the rest stays as initialised.
+
+        Returns the names of the layers that don't agree (the tail, from one scale to another).
+        Raises ConfigError if nothing agrees.
+        """
+        sources = {n: m for n, m in network.named_modules() if isinstance(m, FoldableConv)}
+        left: list[str] = []
+        with torch.no_grad():
+            for name, layer in self.network.named_modules():
+                if not isinstance(layer, FoldableConv):
+                    continue
+                source = sources.get(name)
+                if source is None or source.direct.shape != layer.direct.shape:
+                    left.append(name)
+                    continue
+                layer.direct.copy_(source.kernel())
+                layer.bias.copy_(source.bias)
+                if layer.project is not None:
+                    layer.project.zero_()
+        if "head" in left or "blocks.0.first" in left:
+            raise ConfigError(f"can't start from {network.config}: {self.recipe.network} has other layers")
+        self._average = {name: value.detach().clone() for name, value in self._floats().items()}
+        return left
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, as named tensors on the CPU."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self._average.items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{key}.{name}"] = value
+        tensors["step_count"] = torch.tensor(self.step_count)
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. Raises DataError that names what is missing or of another shape."""
+        try:
+            self.network.load_state_dict(_part(tensors, "network."))
+        except RuntimeError as error:
+            raise DataError(f"the checkpoint is of another network: {' '.join(str(error).split())}") from error
+        averages = _part(tensors, "average.")
+        if averages.keys() != self._average.keys():
+            raise DataError("the checkpoint has no averaged weights for this network")
+        self._average = {name: value.to(self.device) for name, value in averages.items()}
+        for name, parameter in self.network.named_parameters():
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors]
+            state = {key: tensors[f"adam.{key}.{name}"].clone() for key in keys}
+            self._optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(self.device) for key, value in state.items()
+            }
+        self.step_count = int(tensors["step_count"])
+
+    def _floats(self) -> dict[str, Tensor]:
+        state = self.network.state_dict()
+        return {name: value for name, value in state.items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The average of few steps leaves the start behind sooner (Adam's bias correction, in spirit).
+        decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
+        for name, value in self._floats().items():
+            self._average[name].lerp_(value, 1 - decay)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
