@@ -268,9 +268,11 @@ def describe(degradation: Degradation) -> dict[str, Any]:
 def from_description(description: Mapping[str, Any]) -> Degradation:
     """The degradation that `describe` told of. Raises ConfigError that names what can't be read."""
     values = _checked_fields("degradation", description, ("name", "scale", "steps"))
-    return Degradation(
-        name=values["name"], scale=values["scale"], steps=_steps_from(values["steps"])
-    )
+    try:
+        steps = _steps_from(values["steps"])
+        return Degradation(name=values["name"], scale=values["scale"], steps=steps)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"degradation can't be read: {error}") from error
 
 
 def bicubic(scale: int) -> Degradation:

@@ -121,7 +121,9 @@ def test_bicubic_equals_pillow_exactly(scale: int, channels: int) -> None:
         Image.fromarray(image.squeeze()).resize((17, 12), Image.Resampling.BICUBIC)
     ).reshape(12, 17, channels)
     np.testing.assert_array_equal(degrade(image, bicubic(scale), generator()), expected)
-    through_floats = Downscale(scale=scale).apply(image.astype(np.float32) / 255, generator())
+    through_floats = Downscale(scale=scale).apply(
+        image.astype(np.float32) / np.float32(255), generator()
+    )
     np.testing.assert_array_equal(to_levels(through_floats), expected)
 
 
@@ -300,6 +302,9 @@ def test_descriptions_that_cant_be_read_are_named() -> None:
         from_description({"name": "a", "scale": 2, "steps": [step]})
     with pytest.raises(ConfigError, match="degradation: expected"):
         from_description({"name": "a"})
+    for steps in (5, [5], [{"step": "Downscale", "scale": "2", "kinds": ["bicubic"]}]):
+        with pytest.raises(ConfigError, match="degradation can't be read"):
+            from_description({"name": "a", "scale": 2, "steps": steps})
 
 
 def test_unknown_task_offers_the_near_one() -> None:
