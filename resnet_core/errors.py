@@ -1,13 +1,13 @@
-"""Errors that a user can cause and mend. Each message is one line: the thing, what was found, what to do.
+"""Errors that a user can cause and mend. A message is one line: the thing, what was found, a cure.
 
-    ResrayError
-    ├── ImageError               one image can't be taken; the others go on
-    │   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
-    │   ├── BrokenImageError         truncated or corrupt
-    │   └── ImageTooLargeError       over --max-pixels or --max-bytes
-    ├── WeightsError             a weights file is missing, damaged or of another kind
-    ├── ConfigError              a setting has a value that can't be
-    └── DataError                a folder or a store can't be read or written
+ResrayError
+├── ImageError               one image can't be taken; the others go on
+│   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
+│   ├── BrokenImageError         truncated or corrupt
+│   └── ImageTooLargeError       over --max-pixels or --max-bytes
+├── WeightsError             a weights file is missing, damaged or of another kind
+├── ConfigError              a setting has a value that can't be
+└── DataError                a folder or a store can't be read or written
 """
 
 import difflib

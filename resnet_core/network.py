@@ -3,23 +3,25 @@
     x  ──head──► f0 ──block 1──► f1 ── … ──block K──► fK ──tail──► residual
     y = base(x) + strength * residual,   base = x, or its bicubic enlargement
 
-Each block adds to one stream of features, `f(k) = f(k-1) + conv(relu(conv(f(k-1))))` (He et al. 2016,
-arXiv:1512.03385, eq. 1, without batch normalisation as in EDSR, Lim et al. 2017, arXiv:1707.02921),
-and the tail reads that stream, so that the picture after the first k blocks can be asked for.
+Each block adds to one stream of features, `f(k) = f(k-1) + conv(relu(conv(f(k-1))))` (He et al.
+2016, arXiv:1512.03385, eq. 1, without batch normalisation as in EDSR, Lim et al. 2017,
+arXiv:1707.02921), and the tail reads that stream, so that the picture after the first k blocks can
+be asked for.
 
-Why this block. On CPUs and GPUs alike the time of a small network follows its plain 3x3 multiply-adds
-as long as widths are multiples of 16 and the activation is ReLU. Gates, SiLU, depthwise convolutions,
-layer normalisation and attention cost two to ten times what their multiply-adds say, and gave no more
-decibels for the same time. One convolution before the pixel shuffle saves 15 to 40 % against EDSR's
-tail. So the network that runs is a stack of plain 3x3 convolutions and ReLUs.
+Why this block. On CPUs and GPUs alike the time of a small network follows its plain 3x3
+multiply-adds as long as widths are multiples of 16 and the activation is ReLU. Gates, SiLU,
+depthwise convolutions, layer normalisation and attention cost two to ten times what their
+multiply-adds say, and gave no more decibels for the same time. One convolution before the pixel
+shuffle saves 15 to 40 % against EDSR's tail. So the network that runs is a stack of plain 3x3
+convolutions and ReLUs.
 
 Training is wider: a 3x3 kernel is the sum of a direct kernel and a 1x1 expansion followed by a 3x3
 convolution (RepVGG, arXiv:2101.03697; ECBSR, Zhang et al. 2021). Both are linear, so the sum is one
 plain 3x3 kernel; it is formed from the weights in every training step (OREPA, Hu et al. 2022,
-arXiv:2204.00826, sec. 3.2) and a step costs no more than the plain network's. `fold` keeps the kernel
-and drops its parts.
+arXiv:2204.00826, sec. 3.2) and a step costs no more than the plain network's. `fold` keeps the
+kernel and drops its parts.
 
-Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle`; C: `channels`.
+Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle`.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from resnet_core.errors import ConfigError
 
@@ -38,7 +40,7 @@ BICUBIC_SUPPORT_PX = 2
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Everything that fixes the shape of a network. Raises ConfigError for a value that can't be."""
+    """Everything that fixes the shape of a network. Raises ConfigError for a bad value."""
 
     kind: Kind = "residual"
     """`residual`; for comparison `residual-bn` (batch normalisation in the blocks) and `plain` (the
@@ -50,7 +52,7 @@ class NetworkConfig:
     channels: int = 48
     """Width of the stream of features; multiples of 16 run fastest."""
     expansion: int = 0
-    """Width of the training kernels' expansion as a multiple of `channels`; 0: plain, folded kernels."""
+    """Width of the training kernels' expansion, a multiple of their input's; 0: plain kernels."""
     unshuffle: int = 1
     """The body works on the image unshuffled by this factor (1, 2 or 4): cheaper for scale 1."""
 
@@ -67,18 +69,20 @@ class NetworkConfig:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
-                raise ConfigError(f"{name} is {value!r}, expected a whole number from {low} to {high}")
+                raise ConfigError(
+                    f"{name} is {value!r}, expected a whole number from {low} to {high}"
+                )
         if self.unshuffle == 3:
             raise ConfigError("unshuffle is 3, expected 1, 2 or 4")
 
     @property
     def folded(self) -> bool:
-        """Whether every kernel is plain and no normalisation is left: the form that runs fastest."""
+        """Whether every kernel is plain and no normalisation is left: the form that is run."""
         return self.expansion == 0 and self.kind != "residual-bn"
 
     @property
     def halo_px(self) -> int:
-        """Input pixels around an output pixel that it depends on, on each side; a multiple of `unshuffle`."""
+        """How far an output pixel sees, input pixels on each side; a multiple of `unshuffle`."""
         convolutions = 2 + 2 * self.num_blocks
         reach = max(convolutions * self.unshuffle, BICUBIC_SUPPORT_PX)
         return -(-reach // self.unshuffle) * self.unshuffle
@@ -90,7 +94,9 @@ class FoldableConv(nn.Module):
     kernel[o, i] = direct[o, i] + sum_m project[o, m] * expand[m, i]   (each of 3x3; expand is 1x1)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, expansion: int = 0, gain: float = 1.0):
+    def __init__(
+        self, in_channels: int, out_channels: int, *, expansion: int = 0, gain: float = 1.0
+    ):
         super().__init__()
         self.direct = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -115,7 +121,7 @@ class FoldableConv(nn.Module):
         return self.direct + torch.einsum("omkl,mi->oikl", self.project, self.expand)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel(), self.bias, padding=1)
+        return functional.conv2d(x, self.kernel(), self.bias, padding=1)
 
 
 class Block(nn.Module):
@@ -125,7 +131,7 @@ class Block(nn.Module):
         super().__init__()
         self.kind = config.kind
         width = config.channels
-        # The second convolution starts small: the stack begins near the identity and trains at once.
+        # The second convolution starts small: the stack begins near the identity.
         last_gain = 1.0 if config.kind == "plain" else 0.1
         self.first = FoldableConv(width, width, expansion=config.expansion)
         self.second = FoldableConv(width, width, expansion=config.expansion, gain=last_gain)
@@ -134,9 +140,9 @@ class Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.second_norm(self.second(F.relu(self.first_norm(self.first(x)))))
+        inner = self.second_norm(self.second(functional.relu(self.first_norm(self.first(x)))))
         # A plain stack needs an activation after every convolution, or two of them are one.
-        return F.relu(inner) if self.kind == "plain" else x + inner
+        return functional.relu(inner) if self.kind == "plain" else x + inner
 
 
 class ResidualNetwork(nn.Module):
@@ -157,8 +163,8 @@ class ResidualNetwork(nn.Module):
     def residual(self, x: Tensor, *, num_blocks: int | None = None) -> Tensor:
         """What is added to the base: float (N, 3, H, W) -> (N, 3, s*H, s*W), around 0.
 
-        `num_blocks`: stop after so many blocks (0 to all), None for all. Sizes are free: an image that
-        is no multiple of `unshuffle` is padded inside by its edge and cropped after.
+        `num_blocks`: stop after so many blocks (0 to all), None for all. Sizes are free: an image
+        that is no multiple of `unshuffle` is padded inside by its edge and cropped after.
         """
         u, s = self.config.unshuffle, self.config.scale
         depth = self.config.num_blocks if num_blocks is None else num_blocks
@@ -166,17 +172,17 @@ class ResidualNetwork(nn.Module):
             raise ConfigError(f"num_blocks is {depth}, expected 0 to {self.config.num_blocks}")
         height, width = x.shape[-2:]
         if height % u or width % u:
-            x = F.pad(x, (0, -width % u, 0, -height % u), mode="replicate")
-        features = self.head(F.pixel_unshuffle(x, u) if u > 1 else x)
+            x = functional.pad(x, (0, -width % u, 0, -height % u), mode="replicate")
+        features = self.head(functional.pixel_unshuffle(x, u) if u > 1 else x)
         for block in self.blocks[:depth]:
             features = block(features)
         out = self.tail(features)
         if s * u > 1:
-            out = F.pixel_shuffle(out, s * u)
+            out = functional.pixel_shuffle(out, s * u)
         return out[..., : s * height, : s * width]
 
     def forward(self, x: Tensor, *, strength: float = 1.0, num_blocks: int | None = None) -> Tensor:
-        """`base + strength * residual`: float (N, 3, H, W), 0..1 -> (N, 3, s*H, s*W), not clipped."""
+        """`base + strength * residual`: float (N, 3, H, W) -> (N, 3, s*H, s*W), not clipped."""
         base = bicubic_base(x, self.config.scale)
         if strength == 0:
             return base
@@ -184,25 +190,25 @@ class ResidualNetwork(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers of this form of the network (the training form has more than the folded one)."""
+        """Trained numbers of this form of the network; the training form has more."""
         return sum(p.numel() for p in self.parameters())
 
 
 def bicubic_base(x: Tensor, scale: int) -> Tensor:
-    """Bicubic enlargement (Keys 1981, a = -0.5), float (N, 3, H, W) -> (N, 3, s*H, s*W), not clipped.
+    """Bicubic enlargement (Keys 1981, a = -0.5), float (N, C, H, W) -> (N, C, s*H, s*W).
 
-    The kernel and the edges are those of Pillow's `BICUBIC` and, inside, of MATLAB's `imresize`.
+    Not clipped. Kernel and edges are Pillow's `BICUBIC`, and inside MATLAB's `imresize`.
     """
     if scale == 1:
         return x
-    return F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+    return functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
 
 
 def fold(network: ResidualNetwork) -> ResidualNetwork:
-    """The same function in plain 3x3 kernels: a new network, in evaluation mode, on the same device.
+    """The same function in plain 3x3 kernels: a new network, in evaluation mode.
 
-    Batch normalisation is folded with its running statistics (RepVGG, arXiv:2101.03697, eq. 3), so a
-    `residual-bn` network comes back as a `residual` one.
+    Batch normalisation is folded with its running statistics (RepVGG, arXiv:2101.03697, eq. 3), so
+    that a `residual-bn` network comes back as a `residual` one.
     """
     source = network.config
     kind: Kind = "residual" if source.kind == "residual-bn" else source.kind
@@ -211,7 +217,8 @@ def fold(network: ResidualNetwork) -> ResidualNetwork:
         _copy_folded(network.head, folded.head, nn.Identity())
         _copy_folded(network.tail, folded.tail, nn.Identity())
         for old, new in zip(network.blocks, folded.blocks, strict=True):
-            assert isinstance(old, Block) and isinstance(new, Block)
+            assert isinstance(old, Block)
+            assert isinstance(new, Block)
             _copy_folded(old.first, new.first, old.first_norm)
             _copy_folded(old.second, new.second, old.second_norm)
     device = next(network.parameters()).device
@@ -221,7 +228,8 @@ def fold(network: ResidualNetwork) -> ResidualNetwork:
 def _copy_folded(source: FoldableConv, target: FoldableConv, norm: nn.Module) -> None:
     kernel, bias = source.kernel(), source.bias
     if isinstance(norm, nn.BatchNorm2d):
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         kernel = kernel * gain[:, None, None, None]
         bias = (bias - norm.running_mean) * gain + norm.bias

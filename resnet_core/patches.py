@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
@@ -18,15 +17,15 @@ from resnet_core.pixels import to_nchw
 Levels = NDArray[np.uint8]
 
 SIZES = (1.0, 0.75, 0.5)
-"""Each photograph is used at these fractions of its size: more scales of texture from the same data."""
+"""Each photograph is used at these fractions of its size: more scales of texture."""
 
 
 def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.6) -> Levels:
     """The patches of a photograph that have the most texture, at several sizes.
 
-    photograph: uint8 HWC RGB. Returns uint8 (N, patch_px, patch_px, 3), N >= 0: a regular grid at each
-    size of `SIZES`, of which the `keep_share` with the largest mean gradient stay. Flat sky teaches
-    nothing: a patch of it has no residual.
+    photograph: uint8 HWC RGB. Returns uint8 (N, patch_px, patch_px, 3), N >= 0: a regular grid at
+    each size of `SIZES`, of which the `keep_share` with the largest mean gradient stay. Flat sky
+    teaches nothing: a patch of it has no residual.
     """
     found: list[Levels] = []
     picture = PillowImage.fromarray(photograph)
@@ -34,7 +33,11 @@ def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.6) -
         width, height = round(picture.width * size), round(picture.height * size)
         if min(width, height) < patch_px:
             continue
-        smaller = picture if size == 1 else picture.resize((width, height), PillowImage.Resampling.BICUBIC)
+        smaller = (
+            picture
+            if size == 1
+            else picture.resize((width, height), PillowImage.Resampling.BICUBIC)
+        )
         found += _grid(np.asarray(smaller), patch_px)
     found.sort(key=mean_gradient, reverse=True)
     kept = found[: max(1, round(keep_share * len(found)))]
@@ -51,7 +54,7 @@ def mean_gradient(patch: Levels) -> float:
 class PatchSampler:
     """Draws batches; every example depends on (seed, step, index) alone, not on who asks for it.
 
-    So any number of workers sees the same examples, and a resumed run the same as an undisturbed one.
+    So any number of workers sees the same examples, and a resumed run those of an undisturbed one.
     """
 
     patches: Levels
@@ -68,7 +71,9 @@ class PatchSampler:
         if len(self.patches) == 0:
             raise ValueError("no patches to draw from")
         if target_px > self.patches.shape[1]:
-            raise ValueError(f"targets of {target_px} px don't fit in patches of {self.patches.shape[1]} px")
+            raise ValueError(
+                f"targets of {target_px} px don't fit in patches of {self.patches.shape[1]} px"
+            )
 
     def example(self, step: int, index: int) -> tuple[Levels, Levels]:
         """Input and target of one example, uint8 HWC."""
@@ -76,7 +81,7 @@ class PatchSampler:
         patch = self.patches[rng.integers(len(self.patches))]
         side = self.input_px * self.degradation.scale
         top, left = rng.integers(0, patch.shape[0] - side + 1, size=2)
-        target = np.rot90(patch[top : top + side, left : left + side], rng.integers(4))
+        target = np.rot90(patch[top : top + side, left : left + side], int(rng.integers(4)))
         if rng.integers(2):
             target = target[:, ::-1]
         target = np.ascontiguousarray(target)

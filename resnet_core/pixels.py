@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_nchw(pixels: NDArray[Any]) -> Tensor:
-    """uint8 or uint16, HWC or NHWC -> float32 NCHW (N is 1 for HWC), 0..1, channels last in memory."""
+    """uint8 or uint16, HWC or NHWC -> float32 NCHW (N is 1 for HWC), 0..1, channels last."""
     batch = pixels if pixels.ndim == 4 else pixels[None]
     levels = batch.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     return torch.from_numpy(levels).permute(0, 3, 1, 2)

@@ -53,7 +53,8 @@ class TrainingRecipe:
             raise ConfigError(f"loss is {self.loss!r}; {did_you_mean(self.loss, LOSSES)}")
         if self.degradation.scale != self.network.scale:
             raise ConfigError(
-                f"the degradation's scale is {self.degradation.scale}, the network's {self.network.scale}"
+                f"the degradation's scale is {self.degradation.scale}, "
+                f"the network's {self.network.scale}"
             )
         for name in ("batch_size", "input_px", "steps", "validate_every"):
             if getattr(self, name) < 1:
@@ -80,7 +81,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = ResidualNetwork(recipe.network)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self._model = wrap(self.network)
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
@@ -90,8 +91,8 @@ class Trainer:
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980) on a worker's share of the batch.
 
-        inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss of this
-        share before the step, a detached scalar on the device.
+        inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss of
+        this share before the step, a detached scalar on the device.
         """
         self._model.train()
         for group in self._optimizer.param_groups:
@@ -145,7 +146,9 @@ class Trainer:
                 if layer.project is not None:
                     layer.project.zero_()
         if "head" in left or "blocks.0.first" in left:
-            raise ConfigError(f"can't start from {network.config}: {self.recipe.network} has other layers")
+            raise ConfigError(
+                f"can't start from {network.config}: {self.recipe.network} has other layers"
+            )
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
         return left
 
@@ -160,20 +163,25 @@ class Trainer:
         return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises DataError that names what is missing or of another shape."""
+        """The inverse of `state`. Raises DataError that names what is missing or different."""
         try:
             self.network.load_state_dict(_part(tensors, "network."))
         except RuntimeError as error:
-            raise DataError(f"the checkpoint is of another network: {' '.join(str(error).split())}") from error
+            raise DataError(
+                f"the checkpoint is of another network: {' '.join(str(error).split())}"
+            ) from error
         averages = _part(tensors, "average.")
         if averages.keys() != self._average.keys():
             raise DataError("the checkpoint has no averaged weights for this network")
         self._average = {name: value.to(self.device) for name, value in averages.items()}
         for name, parameter in self.network.named_parameters():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors]
+            keys = [
+                key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors
+            ]
             state = {key: tensors[f"adam.{key}.{name}"].clone() for key in keys}
             self._optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(self.device) for key, value in state.items()
+                key: value if key == "step" else value.to(self.device)
+                for key, value in state.items()
             }
         self.step_count = int(tensors["step_count"])
 
@@ -183,7 +191,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # The average of few steps leaves the start behind sooner (Adam's bias correction, in spirit).
+        # An average over few steps leaves the initial weights behind sooner.
         decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         for name, value in self._floats().items():
             self._average[name].lerp_(value, 1 - decay)

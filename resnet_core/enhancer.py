@@ -1,0 +1,150 @@
+"""Weights and settings in, then image in, image out.
+
+An `Enhancer` keeps nothing between or during calls but its network: any number of threads may share
+one.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from numpy.typing import NDArray
+
+from resnet_core.errors import ConfigError
+from resnet_core.images import Image, fill_transparent
+from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
+from resnet_core.pixels import to_levels, to_nchw
+from resnet_core.tiling import map_tiles
+from resnet_core.weights import Weights
+
+Precision = Literal["auto", "float32", "bfloat16"]
+_LEVELS = ("uint8", "uint16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhanceSettings:
+    """How a network is applied. Raises ConfigError for a value that can't be."""
+
+    strength: float = 1.0
+    """Factor of the residual: 0 the base alone, 1 as learned, more exaggerates; -4 to 4."""
+    tile_px: int = 512
+    """Largest side of a tile in input pixels, without its halo."""
+    precision: Precision = "auto"
+    """Of the convolutions; `auto` is bfloat16 where the device computes in it, else float32."""
+    num_blocks: int | None = None
+    """The picture after so many blocks; None for all."""
+
+    def __post_init__(self) -> None:
+        if not -4 <= self.strength <= 4:
+            raise ConfigError(f"strength is {self.strength}, expected -4 to 4")
+        if self.tile_px < 1:
+            raise ConfigError(f"tile_px is {self.tile_px}, expected at least 1")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision is {self.precision!r}, expected {', '.join(get_args(Precision))}"
+            )
+
+
+class Enhancer:
+    """Applies weights to images of any size, in tiles.
+
+    `device`: a torch device; None takes the first GPU where there is one, else the CPU.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        settings: EnhanceSettings | None = None,
+        *,
+        device: str | None = None,
+    ):
+        self.weights = weights
+        self.settings = settings or EnhanceSettings()
+        self.scale = weights.config.scale
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = _dtype(self.settings.precision, self.device)
+        depth = self.settings.num_blocks
+        if depth is not None and not 0 <= depth <= weights.config.num_blocks:
+            raise ConfigError(f"num_blocks is {depth}, expected 0 to {weights.config.num_blocks}")
+        # A copy: the caller's network keeps its device and dtype.
+        network = type(weights.network)(weights.config)
+        network.load_state_dict(weights.network.state_dict())
+        network = network.eval().to(self.device, self.dtype)
+        self._network = network.to(memory_format=torch.channels_last)
+
+    def enhance(self, image: Image) -> Image:
+        """The better image, `scale` times as large; format, profile and metadata are the source's.
+
+        Alpha is enlarged bicubically; colour under fully transparent pixels is taken from their
+        surroundings first, so that no dark edge grows from what can't be seen.
+        """
+        alpha = image.alpha
+        if alpha is None:
+            return replace(image, pixels=self.enhance_pixels(image.pixels))
+        pixels = self.enhance_pixels(fill_transparent(image.pixels, alpha))
+        return replace(image, pixels=pixels, alpha=self._enlarge(alpha))
+
+    def enhance_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """uint8 or uint16 HWC, C = 3 (RGB) or 1 (gray) -> same dtype, (scale * H, scale * W, C).
+
+        Gray is shown to the network as three equal channels, and their mean is kept.
+        Raises ValueError for another dtype or shape.
+        """
+        if pixels.dtype.name not in _LEVELS or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+            raise ValueError(
+                f"expected uint8 or uint16 HWC with 1 or 3 channels, got {_told(pixels)}"
+            )
+        config = self.weights.config
+        return map_tiles(
+            self._work,
+            pixels,
+            scale=self.scale,
+            tile_px=self.settings.tile_px,
+            halo_px=config.halo_px,
+            multiple_of=config.unshuffle,
+        )
+
+    @torch.inference_mode()
+    def _work(self, window: NDArray[Any]) -> NDArray[Any]:
+        strength = self.settings.strength
+        x = to_nchw(window).to(self.device)
+        gray = x.shape[1] == 1
+        y = bicubic_base(x, self.scale)
+        if strength != 0:
+            rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=torch.channels_last)
+            residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
+            # The base stays float32: in bfloat16 it would lose the image's own levels.
+            y = y + strength * (residual.mean(1, keepdim=True) if gray else residual)
+        return to_levels(y, window.dtype)[0]
+
+    def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
+        return map_tiles(
+            self._enlarge_window,
+            alpha,
+            scale=self.scale,
+            tile_px=self.settings.tile_px,
+            halo_px=BICUBIC_SUPPORT_PX,
+        )
+
+    @torch.inference_mode()
+    def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:
+        x = to_nchw(window).to(self.device)
+        return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "bfloat16" if _computes_in_bfloat16(device) else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # oneDNN takes bfloat16 on other CPUs too, but runs it many times slower than float32.
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _told(pixels: NDArray[Any]) -> str:
+    return f"{pixels.dtype} of shape {pixels.shape}"

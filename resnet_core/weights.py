@@ -1,0 +1,197 @@
+"""Weights files: one `.safetensors` with the folded network and all that is known of it.
+
+The metadata is one JSON object under the key `resray`. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+
+from resnet_core.degradation import Degradation, describe, from_description
+from resnet_core.errors import ConfigError, WeightsError, did_you_mean
+from resnet_core.network import NetworkConfig, ResidualNetwork
+
+FORMAT_VERSION = 1
+METADATA_KEY = "resray"
+SUFFIX = ".safetensors"
+PACKAGED = Path(__file__).parent / "pretrained"
+
+_T = TypeVar("_T", "NetworkConfig", "WeightsMetadata")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsMetadata:
+    """What a weights file says of itself."""
+
+    task: str
+    """What the network does: `sr-x2`, `denoise`, …"""
+    degradation: Degradation
+    """What it was trained to undo."""
+    data: str
+    """The photographs that it was trained on."""
+    licence: str
+    """Of the weights, and what the data asks for."""
+    git_revision: str
+    """Of the code that trained it; ends in `+` where the tree had changes."""
+    created: str
+    """UTC, ISO 8601."""
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The recipe's own fields: steps, batch, loss, …"""
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Measured results, each named with its set and unit: `valid psnr_y_db`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A loaded network, ready to run, and its origin."""
+
+    name: str
+    """Name in the package, or the file's stem."""
+    network: ResidualNetwork
+    """Folded, in evaluation mode, float32, on the CPU."""
+    metadata: WeightsMetadata
+    sha256: str
+    """Of the file's bytes, hexadecimal."""
+
+    @property
+    def config(self) -> NetworkConfig:
+        return self.network.config
+
+
+def packaged_weights() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in PACKAGED.glob(f"*{SUFFIX}"))
+
+
+def weights_path(name_or_path: str) -> Path:
+    """Where the weights lie: a name from the package, or the path of a file.
+
+    Raises WeightsError that offers the near name.
+    """
+    if name_or_path in packaged_weights():
+        return PACKAGED / f"{name_or_path}{SUFFIX}"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise WeightsError(f"weights {name_or_path}: no such file")
+    hint = did_you_mean(name_or_path, packaged_weights())
+    raise WeightsError(
+        f"no weights named {name_or_path!r}; {hint} (or give the path of a {SUFFIX} file)"
+    )
+
+
+def load_weights(name_or_path: str) -> Weights:
+    """Reads weights by name or path, and checks all that running them needs.
+
+    Raises WeightsError that names the file and what is wrong: no such file, damaged, not made by
+    resray, a newer version, a tensor missing or of another shape, a value that isn't finite.
+    """
+    path = weights_path(name_or_path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights {path}: {error.strerror}") from error
+    try:
+        return _parse(path.stem, data)
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"weights {path}: {error}") from error
+
+
+def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata) -> str:
+    """Writes a folded network, whole or not at all; returns the file's SHA-256.
+
+    The same network and metadata give the same bytes. Raises ConfigError for an unfolded network.
+    """
+    if not network.config.folded:
+        raise ConfigError("only a folded network is written; call fold() first")
+    described = asdict(metadata) | {"degradation": describe(metadata.degradation)}
+    header = {"version": FORMAT_VERSION, "network": asdict(network.config), **described}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
+    data = dump_tensors(tensors, {METADATA_KEY: json.dumps(header, sort_keys=True, default=dict)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _parse(name: str, data: bytes) -> Weights:
+    header = _header(data)
+    version = header.pop("version", None)
+    if version != FORMAT_VERSION:
+        raise WeightsError(
+            f"format version {version!r}, expected {FORMAT_VERSION}; a newer resray wrote it?"
+        )
+    network = ResidualNetwork(_known(NetworkConfig, header.pop("network", None), "network"))
+    if not network.config.folded:
+        raise WeightsError("the network isn't folded")
+    _fill(network, load_tensors(data))
+    header["degradation"] = from_description(header.get("degradation") or {})
+    metadata = _known(WeightsMetadata, header, "metadata")
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Weights(name=name, network=network.eval(), metadata=metadata, sha256=sha256)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        load_tensors(data)
+    except SafetensorError as error:
+        raise WeightsError(f"no safetensors file, or a damaged one ({error})") from error
+    (length,) = struct.unpack("<Q", data[:8])
+    entry = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
+    if entry is None:
+        raise WeightsError(f"a safetensors file without resray's metadata (key {METADATA_KEY!r})")
+    try:
+        header = json.loads(entry)
+    except ValueError as error:
+        raise WeightsError(f"its metadata is no JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise WeightsError("its metadata is no JSON object")
+    return header
+
+
+def _known(kind: type[_T], values: Any, what: str) -> _T:
+    names = {f.name for f in fields(kind)}
+    if not isinstance(values, dict):
+        raise WeightsError(f"its metadata has no {what}")
+    unknown = values.keys() - names
+    if unknown:
+        raise WeightsError(
+            f"{what} has an unknown field {min(unknown)!r}; {did_you_mean(min(unknown), names)}"
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise WeightsError(f"{what}: {error}") from error
+
+
+def _fill(network: ResidualNetwork, tensors: Mapping[str, torch.Tensor]) -> None:
+    expected = network.state_dict()
+    for name, value in expected.items():
+        if name not in tensors:
+            raise WeightsError(f"tensor {name} is missing")
+        found = tensors[name]
+        if found.shape != value.shape or found.dtype != value.dtype:
+            raise WeightsError(
+                f"tensor {name}: expected {value.dtype} {tuple(value.shape)}, "
+                f"found {found.dtype} {tuple(found.shape)}"
+            )
+        if not math.isfinite(float(found.double().abs().sum())):
+            raise WeightsError(f"tensor {name} holds values that aren't finite")
+    extra = tensors.keys() - expected.keys()
+    if extra:
+        raise WeightsError(f"tensor {min(extra)} is not of this network")
+    network.load_state_dict(dict(tensors))
