@@ -190,5 +190,5 @@ def _encode_at(image: PillowImage.Image, quality: int) -> tuple[bytes, str]:
     if image.mode == "RGBA":
         image.save(buffer, "WEBP", quality=quality, icc_profile=profile)
         return buffer.getvalue(), "image/webp"
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True, icc_profile=profile)
+    image.save(buffer, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
     return buffer.getvalue(), "image/jpeg"

@@ -10,6 +10,7 @@ page still works. The templates lie in `pipelines/pages/`; every value is escape
 
 import base64
 import bisect
+import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -359,7 +360,8 @@ def _write_whole(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise DataError(f"{path}: the report can't be written: {reason}") from error
 
