@@ -1,0 +1,109 @@
+"""Tiles put together are the whole: spans cover an axis once, a tiled network gives one picture."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weights_for_tests import make_weights
+
+from resnet_core.enhancer import Enhancer, EnhanceSettings
+from resnet_core.errors import ConfigError
+from resnet_core.network import NetworkConfig, ResidualNetwork
+from resnet_core.tiling import map_tiles, spans
+
+
+@given(
+    length=st.integers(1, 300),
+    tile=st.integers(1, 90),
+    halo=st.integers(0, 20),
+    multiple=st.sampled_from([1, 2, 4]),
+)
+def test_spans_cover_an_axis_once_within_the_tile_size(
+    length: int, tile: int, halo: int, multiple: int
+):
+    found = spans(length, tile_px=tile, halo_px=halo * multiple, multiple_of=multiple)
+    assert [p for span in found for p in range(span.start, span.stop)] == list(range(length))
+    for span in found:
+        assert span.stop - span.start <= max(tile, multiple)
+        assert span.start % multiple == 0
+        assert span.low % multiple == 0
+        assert span.low == max(0, span.start - halo * multiple)
+        assert span.high == min(length, span.stop + halo * multiple)
+
+
+def test_a_tile_below_one_pixel_is_an_error():
+    with pytest.raises(ConfigError, match="tile_px is 0, expected at least 1"):
+        spans(10, tile_px=0, halo_px=1)
+
+
+CONFIGS = (
+    NetworkConfig(scale=2, num_blocks=2, channels=16),
+    NetworkConfig(scale=3, num_blocks=1, channels=16),
+    NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=2),
+    NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=4),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 61),
+    width=st.integers(1, 61),
+    tile=st.integers(1, 70),
+    config=st.sampled_from(CONFIGS),
+    precision=st.sampled_from(["float32", "bfloat16"]),
+    channels=st.sampled_from([1, 3]),
+)
+def test_tiled_equals_whole_within_one_level(
+    height: int, width: int, tile: int, config: NetworkConfig, precision: str, channels: int
+):
+    # One-pixel tiles of a large picture are thousands of windows: keep their number low.
+    tile = max(tile, max(height, width) // 6)
+    weights = make_weights(config)
+    levels = np.random.default_rng(height * 100 + width).integers(
+        0, 256, (height, width, channels), dtype=np.uint8
+    )
+    tiled = Enhancer(weights, EnhanceSettings(tile_px=tile, precision=precision), device="cpu")
+    whole = Enhancer(weights, EnhanceSettings(tile_px=4096, precision=precision), device="cpu")
+    difference = np.abs(
+        tiled.enhance_pixels(levels).astype(int) - whole.enhance_pixels(levels).astype(int)
+    )
+    assert difference.max() <= 1
+
+
+def test_a_halo_that_is_too_small_would_show():
+    config = NetworkConfig(scale=2, num_blocks=2, channels=16)
+    network = make_weights(config).network
+
+    @torch.inference_mode()
+    def work(window: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(window).permute(2, 0, 1)[None]
+        return network(x)[0].permute(1, 2, 0).numpy()
+
+    pixels = np.random.default_rng(0).random((48, 48, 3), dtype=np.float32)
+    whole = work(pixels)
+
+    def error(halo_px: int) -> float:
+        tiled = map_tiles(work, pixels, scale=2, tile_px=24, halo_px=halo_px)
+        return float(np.abs(tiled - whole).max())
+
+    assert error(config.halo_px) < 1e-5
+    assert error(config.halo_px - 2) > 1e-5
+
+
+def test_no_window_is_larger_than_a_tile_and_its_halo():
+    sizes: list[tuple[int, ...]] = []
+
+    def work(window: np.ndarray) -> np.ndarray:
+        sizes.append(window.shape[:2])
+        return window
+
+    pixels = np.zeros((1000, 700, 3), np.uint8)
+    map_tiles(work, pixels, scale=1, tile_px=100, halo_px=8)
+    assert max(max(size) for size in sizes) <= 100 + 2 * 8
+
+
+def test_networks_of_the_tests_are_not_trivial():
+    for config in CONFIGS:
+        network: ResidualNetwork = make_weights(config).network
+        assert network.residual(torch.rand(1, 3, 16, 16)).abs().mean() > 0.01
