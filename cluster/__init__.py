@@ -1,0 +1,1 @@
+"""Where resray meets a Ray cluster: the manifests, and the one place that connects."""

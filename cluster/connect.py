@@ -1,0 +1,116 @@
+"""The one place that connects to Ray.
+
+Without an address (argument or RAY_ADDRESS) a Ray of our own starts on this machine, for this
+process: on loopback only, without dashboard, usage statistics or log lines, under a token made for
+it unless RAY_AUTH_MODE says otherwise. It ends with the process, whatever ends the process.
+"""
+
+import logging
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from resnet_core.errors import DataError
+
+LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+WORKER_ENVIRONMENT = {
+    # glibc otherwise maps and unmaps every large activation anew: half the speed on CPU.
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "8000000000",
+}
+"""Environment of processes that run a network; it must stand before they start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the cluster, or this machine, offers."""
+
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def ray_session(*, address: str | None = None, verbose: bool = False) -> Generator[Resources]:
+    """Connect to Ray for the length of a `with` block, or join the connection that is open.
+
+    `verbose` lets Ray's own log lines through. DataError where the address doesn't answer.
+    """
+    for name, value in LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: PLC0415  it reads the environment when it is imported
+
+    if ray.is_initialized():
+        yield _resources()
+        return
+    _connect(address or os.environ.get("RAY_ADDRESS"), verbose=verbose)
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, *, verbose: bool) -> None:
+    import ray  # noqa: PLC0415
+
+    level = logging.INFO if verbose else logging.ERROR
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet = nullcontext() if verbose else _silence()
+    try:
+        with quiet:
+            if address in (None, "local"):
+                _set_token()
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    logging_level=level,
+                    log_to_driver=verbose,
+                    _node_ip_address="127.0.0.1",
+                )
+            else:
+                ray.init(address=address, logging_level=level, log_to_driver=verbose)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "on this machine" if address in (None, "local") else f"at {address}"
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"Ray {where} can't be reached: {reason}") from error
+
+
+@contextmanager
+def _silence() -> Generator[None]:
+    """Keep warnings, and what native code writes to the terminal, away while Ray starts.
+
+    Ray's C++ side announces even the log level that is to keep it silent.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _set_token() -> None:
+    """A token for this Ray alone: it would otherwise write one into the home folder."""
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _resources() -> Resources:
+    import ray  # noqa: PLC0415
+
+    total = ray.cluster_resources()
+    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))

@@ -1,0 +1,1 @@
+"""Training, enhancing, evaluating and serving: Ray at the edge, policy in plain code."""

@@ -1,0 +1,486 @@
+"""`resray enhance SRC DST`: every image of a folder made better, into another folder.
+
+The command: check, list, enhance through `bulk`, record, show, report. What happens to one object
+is in `enhance_object`, what is to be done in `worklist`, and Ray in `bulk`.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings, core_settings, naming
+from pipelines.ledger import (
+    LEDGER_PREFIX,
+    LedgerRow,
+    LedgerWriter,
+    RecordedState,
+    list_parts,
+    read_parts,
+)
+from pipelines.progress import Clock, ProgressLine, Snapshot
+from pipelines.report import (
+    Estimate,
+    WeightsCard,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_figure,
+    write_enhance_report,
+)
+from pipelines.storage import RESERVED, FolderStore, make_writable, open_source, open_target
+from pipelines.summary import RunSummary, Whole
+from pipelines.worklist import Verdict, Work, plan_work, resume, sample_evenly
+from resnet_core.errors import ConfigError, DataError
+from resnet_core.images import FORMATS, METADATA_POLICIES, output_format
+from resnet_core.weights import Weights, load_weights, weights_path
+
+if TYPE_CHECKING:
+    from pipelines.bulk import BulkRun, Pool, Totals
+
+REPORT_KEY = f"{RESERVED}/report.html"
+SAMPLE_PREFIX = f"{RESERVED}/sample"
+SHOWN_FAILURES = 20
+
+DESCRIPTION = """\
+Enhance every image under SRC and write the results under DST, with the same names.
+
+Formats, colour profiles, EXIF and XMP stay. SRC is only read. A file is written whole
+or not at all, and nothing outside DST is written. What is no image, or a broken one,
+is reported with the reason, and the rest is done.
+"""
+
+EPILOG = """\
+resuming
+  The same command goes on where a run stopped, however it stopped. What is recorded as
+  done from the same source, weights and settings isn't done again; new and changed
+  files are. Failed ones are tried again with --retry-failed.
+
+names
+  With --format the extension changes too. If two sources then want one name (a.png and
+  a.jpg with --format webp), the one that has the name itself gets it, else the first in
+  order; the others fail. GIF, which can't hold the result, becomes PNG.
+
+files
+  DST/_resray/report.html   what was done, with before/after sliders
+  DST/_resray/ledger/       one row for each object, in Parquet
+  DST/_resray/sample/       the results of --sample
+
+exit status
+  0  all is done        1  the run could not go on (one line says why)
+  2  some files failed  130  stopped by Ctrl-C; the same command goes on
+
+examples
+  resray enhance photos better --sample 8
+  resray enhance photos better
+  resray enhance scans clean --weights sr-x4 --format webp --quality 85
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `resray enhance`."""
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", metavar="SRC", help="folder of images, with all below it")
+    parser.add_argument("target", metavar="DST", help="folder for the results; made if missing")
+    what = parser.add_argument_group("what is enhanced")
+    what.add_argument(
+        "--sample",
+        type=_positive,
+        metavar="N",
+        help="only N images spread evenly, into DST/_resray/sample/, with an estimate for all",
+    )
+    what.add_argument("--limit", type=_positive, metavar="N", help="at most N images in this run")
+    what.add_argument("--retry-failed", action="store_true", help="also those that failed before")
+    what.add_argument(
+        "--max-pixels",
+        type=_amount,
+        default=RunSettings.max_pixels,
+        metavar="N",
+        help="refuse larger images (default: 100M)",
+    )
+    what.add_argument(
+        "--max-bytes",
+        type=_amount,
+        default=RunSettings.max_bytes,
+        metavar="N",
+        help="refuse larger files (default: 256Mi)",
+    )
+    how = parser.add_argument_group("how they are enhanced")
+    how.add_argument(
+        "--weights",
+        default="sr-x2",
+        metavar="NAME|PATH",
+        help="the network: a name from `resray weights list`, or a file (default: sr-x2)",
+    )
+    how.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="0 changes nothing but the size, 1 is as learned, more exaggerates (default: 1)",
+    )
+    written = [name.lower() for name, spec in FORMATS.items() if spec.writes]
+    how.add_argument(
+        "--format", metavar="NAME", help=f"of the results: {', '.join(written)} (default: same)"
+    )
+    how.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="in the format's own scale (default: JPEG 93, WebP 90, AVIF 85)",
+    )
+    how.add_argument(
+        "--metadata",
+        choices=METADATA_POLICIES,
+        default="keep",
+        help="keep EXIF and XMP, without the position, or not at all (default: keep)",
+    )
+    where = parser.add_argument_group("where it is computed")
+    where.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="processes with a network (default: one for each GPU, else one with all cores)",
+    )
+    where.add_argument(
+        "--tile",
+        type=_positive,
+        default=RunSettings.tile_px,
+        metavar="PX",
+        help="side of the pieces a large image is worked in; less takes less memory (default: 512)",
+    )
+    where.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto is bfloat16 where the device computes in it (default: auto)",
+    )
+    where.add_argument(
+        "-v", "--verbose", action="store_true", help="show Ray's log lines, and errors in full"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which of the source's objects a run takes. Calling it lists them; it is picklable."""
+
+    source: FolderStore
+    target: FolderStore
+    settings: RunSettings
+    parts: tuple[str, ...]
+    """Parts of the ledger from earlier runs. A list, so that a second look sees the same."""
+    retry_failed: bool = False
+    sample: int | None = None
+
+    def __call__(self) -> Iterable[tuple[Work, Verdict]]:
+        if self.sample is not None:
+            return ((work, "todo") for work in sample_evenly(self._works, self.sample))
+        return resume(
+            self._works(),
+            RecordedState(read_parts(self.target, self.parts)),
+            weights_sha256=self.settings.weights_sha256,
+            settings_hash=self.settings.hash,
+            retry_failed=self.retry_failed,
+        )
+
+    def _works(self) -> Iterator[Work]:
+        return plan_work(self.source.list_objects(), naming(self.settings.format))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enhance; the exit status. ResrayError for what the user can mend."""
+    weights, settings = _settings(args)
+    source = open_source(args.source)
+    _check_not_empty(args.source, source)
+    target = open_target(args.target, source)
+    make_writable(target)
+    target.remove_stale_temporaries()
+    results = target.below(SAMPLE_PREFIX) if args.sample else target
+    selection = Selection(
+        source=source,
+        target=target,
+        settings=settings,
+        parts=() if args.sample else tuple(list_parts(target)),
+        retry_failed=args.retry_failed,
+        sample=args.sample,
+    )
+    command = _Command(
+        args=args,
+        weights=weights,
+        settings=settings,
+        source=source,
+        target=target,
+        results=results,
+        selection=selection,
+    )
+    return command.run()
+
+
+def _settings(args: argparse.Namespace) -> tuple[Weights, RunSettings]:
+    if not math.isfinite(args.strength):
+        raise ConfigError(f"--strength: expected a number, found {args.strength}")
+    weights = load_weights(args.weights)
+    settings = RunSettings(
+        weights_name=weights.name,
+        weights_sha256=weights.sha256,
+        strength=args.strength,
+        format=None if args.format is None else output_format("PNG", args.format),
+        quality=args.quality,
+        metadata=args.metadata,
+        precision=args.precision,
+        tile_px=args.tile,
+        max_pixels=args.max_pixels,
+        max_bytes=args.max_bytes,
+    )
+    core_settings(settings)
+    return weights, settings
+
+
+def _check_not_empty(text: str, source: FolderStore) -> None:
+    if next(iter(source.list_objects()), None) is None:
+        raise DataError(f"{text}: an empty folder; there is nothing to enhance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    """One run of the command, checked and ready."""
+
+    args: argparse.Namespace
+    weights: Weights
+    settings: RunSettings
+    source: FolderStore
+    target: FolderStore
+    results: FolderStore
+    selection: Selection
+
+    def run(self) -> int:
+        # Ray is imported here, so that errors of usage come without waiting for it.
+        import ray.exceptions  # noqa: PLC0415
+
+        from cluster.connect import ray_session  # noqa: PLC0415
+        from pipelines.bulk import BulkRun, Pool  # noqa: PLC0415
+
+        began_s = time.monotonic()
+        summary, clock = RunSummary(), Clock()
+        print(
+            f"Enhancing {self.args.source} into {self.results.url}"
+            f" with {self.weights.name} (x{self.weights.config.scale})",
+            flush=True,
+        )
+        try:
+            with ray_session(verbose=self.args.verbose) as resources:
+                pool = Pool.of(resources, workers=self.args.workers)
+                bulk = BulkRun(
+                    list_works=self.selection,
+                    build=ObjectEnhancerBuilder(
+                        source=self.source,
+                        target=self.results,
+                        settings=self.settings,
+                        weights=str(weights_path(self.args.weights).resolve()),
+                        threads=pool.threads,
+                    ),
+                    pool=pool,
+                    limit=self.args.limit,
+                    verbose=self.args.verbose,
+                )
+                self._consume(bulk, summary, clock)
+        except KeyboardInterrupt:
+            print(
+                f"resray: stopped; {format_count(summary.objects)} done and recorded,"
+                " and the same command goes on",
+                file=sys.stderr,
+            )
+            return 130
+        except ray.exceptions.RayError as error:
+            if self.args.verbose:
+                raise
+            raise DataError(_first_cause(error)) from error
+        return self._finish(bulk.totals, bulk.pool, summary, clock, time.monotonic() - began_s)
+
+    def _consume(self, bulk: "BulkRun", summary: RunSummary, clock: Clock) -> None:
+        """Take the rows as they come: into the ledger, the summary and the line."""
+
+        def snapshot() -> Snapshot:
+            complete = bulk.totals.complete
+            return Snapshot(
+                elapsed_s=clock.elapsed_s,
+                finished=summary.objects,
+                finished_bytes=summary.finished_bytes,
+                failed=summary.failed,
+                megapixels_out=summary.pixels_out / 1e6,
+                total=bulk.totals.todo if complete else None,
+                total_bytes=bulk.totals.todo_bytes if complete else None,
+            )
+
+        record = _recorder(None if self.args.sample else self.target)
+        plain = True if self.args.verbose else None
+        with record as write, ProgressLine(snapshot, sys.stderr, plain=plain):
+            for row in bulk.rows():
+                write(row)
+                clock.note(row.total_s)
+                summary.add(row)
+
+    def _finish(
+        self, totals: "Totals", pool: "Pool", summary: RunSummary, clock: Clock, duration_s: float
+    ) -> int:
+        if summary.ok + summary.failed + totals.done + totals.failed_before == 0:
+            raise DataError(
+                f"{self.args.source}: none of its {format_count(summary.skipped)} files is an"
+                f" image; expected {', '.join(FORMATS)}"
+            )
+        estimate = self._estimate(summary, parallel=pool.workers * pool.overlap)
+        report_path = self.target.root / REPORT_KEY
+        if summary.objects or not report_path.exists():
+            self._write_report(report_path, summary, totals.done, clock.work_s, estimate)
+        for line in closing_lines(
+            summary,
+            duration_s=duration_s,
+            work_s=clock.work_s,
+            done_before=totals.done,
+            failed_before=totals.failed_before,
+            estimate=estimate,
+        ):
+            print(line)
+        print(f"report: {report_path}")
+        return 2 if summary.failed or totals.failed_before else 0
+
+    def _estimate(self, summary: RunSummary, *, parallel: int) -> Estimate | None:
+        if self.args.sample is None:
+            return None
+        objects = bytes_in = 0
+        for info in self.source.list_objects():
+            objects += info.problem is None
+            bytes_in += info.bytes
+        return summary.estimate(Whole(objects=objects, bytes=bytes_in), parallel=parallel)
+
+    def _write_report(
+        self,
+        path: Path,
+        summary: RunSummary,
+        done_before: int,
+        duration_s: float,
+        estimate: Estimate | None,
+    ) -> None:
+        from pipelines.machine import machine_name  # noqa: PLC0415
+
+        metadata = self.weights.metadata
+        report = summary.report(
+            source=self.source,
+            target=self.results,
+            weights=WeightsCard(
+                name=self.weights.name,
+                sha256=self.weights.sha256,
+                task=metadata.task,
+                scale=self.weights.config.scale,
+                parameters=sum(p.numel() for p in self.weights.network.parameters()),
+                licence=metadata.licence,
+            ),
+            settings=_shown_settings(self.settings),
+            machine=machine_name(),
+            duration_s=duration_s,
+            done_before=done_before,
+            estimate=estimate,
+        )
+        write_enhance_report(path, report)
+
+
+@contextmanager
+def _recorder(target: FolderStore | None) -> Generator[Callable[[LedgerRow], None]]:
+    """Where rows go: the ledger of a destination, or nowhere (a sample records nothing)."""
+    if target is None:
+        yield lambda _row: None
+        return
+    with LedgerWriter(target) as ledger:
+        yield ledger.append
+
+
+def closing_lines(
+    summary: RunSummary,
+    *,
+    duration_s: float,
+    work_s: float,
+    done_before: int,
+    failed_before: int,
+    estimate: Estimate | None,
+) -> Iterator[str]:
+    """What is said at the end. `work_s` leaves out what Ray and the network took to start."""
+    counts = [f"{format_count(summary.ok)} enhanced"]
+    counts += [f"{format_count(summary.failed)} failed"] if summary.failed else []
+    counts += [f"{format_count(summary.skipped)} skipped (no images)"] if summary.skipped else []
+    counts += [f"{format_count(done_before)} done before"] if done_before else []
+    speed = ""
+    if summary.ok and work_s > 0:
+        rate = format_figure(summary.pixels_out / 1e6 / work_s, 2)
+        speed = f" ({rate} megapixels/s once started)"
+    yield f"{', '.join(counts)} in {format_duration(duration_s)}{speed}"
+    for failure in summary.failures[:SHOWN_FAILURES]:
+        yield f"  failed: {shown_key(failure.key)}: {failure.reason}"
+    if summary.failed > SHOWN_FAILURES:
+        more = format_count(summary.failed - SHOWN_FAILURES)
+        yield f"  and {more} more, with their reasons in {LEDGER_PREFIX}"
+    if failed_before:
+        yield f"{format_count(failed_before)} failed before: --retry-failed takes them up again"
+    if estimate is not None:
+        error = estimate.relative_error
+        margin = f" (give or take {error:.0%})" if error is not None else ""
+        yield (
+            f"all {format_count(estimate.objects)} files would take about"
+            f" {format_duration(estimate.duration_s)}{margin} on this machine,"
+            f" and {format_bytes(estimate.bytes_out)}"
+        )
+
+
+def shown_key(key: str) -> str:
+    """A key on one line: as it is, or quoted as a shell would need it."""
+    return key if key.isprintable() else shlex.quote(key.encode("unicode_escape").decode())
+
+
+def _shown_settings(settings: RunSettings) -> tuple[tuple[str, str], ...]:
+    chosen = {
+        "strength": f"{settings.strength:g}",
+        "format": settings.format or "as the source",
+        "quality": "the format's default" if settings.quality is None else str(settings.quality),
+        "metadata": settings.metadata,
+        "precision": settings.precision,
+        "tile": f"{settings.tile_px} px",
+    }
+    return tuple(chosen.items())
+
+
+def _first_cause(error: BaseException) -> str:
+    """The innermost message of a failed run, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    name, _, message = last.partition(": ")
+    own = message if name.rpartition(".")[2].endswith("Error") and message else last
+    return f"the run could not go on: {own} (-v shows all of it; the same command goes on)"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value
+
+
+def _amount(text: str) -> int:
+    """ "100M", "2.5G", "256Mi", "1000": a count with an optional unit."""
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "": 1}
+    number = text.rstrip("kKmMgGiI")
+    try:
+        value = float(number) * units[text[len(number) :].lower()]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"expected a number with k, M, G, Ki, Mi or Gi behind it or not, found {text!r}"
+        ) from None
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(value)

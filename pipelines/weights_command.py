@@ -1,0 +1,75 @@
+"""`resray weights`: what the package holds, and the card of one file."""
+
+import argparse
+from collections.abc import Iterator
+
+from resnet_core.degradation import describe
+from resnet_core.weights import Weights, load_weights, packaged_weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `resray weights`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="names, tasks and sizes of the weights in the package")
+    show = actions.add_parser("show", help="the card of one: task, data, licence, figures")
+    show.add_argument("name", metavar="NAME|PATH", help="name in the package, or a file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or the card; the exit status."""
+    if args.action == "list":
+        lines = list_lines([load_weights(name) for name in packaged_weights()])
+    else:
+        lines = card_lines(load_weights(args.name))
+    print(*lines, sep="\n")
+    return 0
+
+
+def list_lines(weights: list[Weights]) -> Iterator[str]:
+    """One line for each file, in columns."""
+    if not weights:
+        yield "no weights in this package; resray train makes some"
+        return
+    width = max(len(item.name) for item in weights)
+    for item in weights:
+        figures = ", ".join(
+            f"{name} {value:.2f}" for name, value in list(item.metadata.figures.items())[:2]
+        )
+        yield (
+            f"{item.name:<{width}}  x{item.config.scale}  {_parameters(item):>6}"
+            f"  {item.metadata.task}  {figures}".rstrip()
+        )
+
+
+def card_lines(weights: Weights) -> Iterator[str]:
+    """Everything a file says of itself."""
+    metadata, config = weights.metadata, weights.config
+    yield f"{weights.name}: {metadata.task}, x{config.scale}"
+    rows = {
+        "network": f"{config.num_blocks} blocks, {config.channels} channels, "
+        f"{_parameters(weights)} parameters",
+        "sha256": weights.sha256,
+        "degradation": _flat(describe(metadata.degradation)),
+        "data": metadata.data,
+        "licence": metadata.licence,
+        "made": f"{metadata.created} from revision {metadata.git_revision}",
+        "training": _flat(metadata.training),
+    }
+    for name, value in rows.items():
+        if value:
+            yield f"  {name:<12} {value}"
+    for name, value in metadata.figures.items():
+        yield f"  {name:<28} {value:.4g}"
+
+
+def _parameters(weights: Weights) -> str:
+    return f"{sum(p.numel() for p in weights.network.parameters()) / 1000:,.0f}K"
+
+
+def _flat(value: object) -> str:
+    """Nested plain data on one line, for a person."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(_flat(item) for item in value)
+    return str(value)
