@@ -121,17 +121,21 @@ def _plan(
         samples=samples,
         quality=quality,
         icc_profile=icc_profile,
-        exif=_edited_exif(image, metadata, provenance) if keeps else None,
+        exif=_edited_exif(image, spec, metadata, provenance) if keeps else None,
         xmp=_edited_xmp(image.xmp, metadata) if keeps else None,
     )
 
 
-def _edited_exif(image: Image, metadata: MetadataPolicy, provenance: str | None) -> Exif | None:
+def _edited_exif(
+    image: Image, spec: Format, metadata: MetadataPolicy, provenance: str | None
+) -> Exif | None:
     exif = exif_tree.parse(image.exif) if image.exif else None
     if exif:
         exif = exif_tree.upright(exif)
         exif = exif_tree.with_size(exif, width=image.width, height=image.height)
         exif = exif_tree.without_gps(exif) if metadata == "no-gps" else exif
+        if spec.name == "AVIF":  # Pillow would move the tag into boxes, and rewrite the rest
+            exif = exif_tree.without_orientation(exif)
     return exif_tree.with_provenance(exif or Exif(), provenance) if provenance else exif
 
 

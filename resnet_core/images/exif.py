@@ -236,6 +236,12 @@ def upright(exif: Exif) -> Exif:
     return with_orientation(exif, 1) if ORIENTATION in exif.root.entries else exif
 
 
+def without_orientation(exif: Exif) -> Exif:
+    """The same without the tag."""
+    entries = {tag: entry for tag, entry in exif.root.entries.items() if tag != ORIENTATION}
+    return replace(exif, root=replace(exif.root, entries=entries))
+
+
 def without_gps(exif: Exif) -> Exif:
     """The same without the GPS directory."""
     children = {tag: child for tag, child in exif.root.children.items() if tag != GPS_POINTER}

@@ -3,6 +3,9 @@
 The plugin's class is called rather than `PIL.Image.open`, which would warn of large images and
 take a photograph with a second picture behind it (MPO: a gain map, a preview) for a sequence.
 Here that is the still image that every viewer shows; what lies behind it isn't kept.
+
+CMYK is taken as inverted, 255 = no ink, whether Adobe's marker says so or not: so do Pillow and the
+programs that write such files.
 """
 
 from io import BytesIO

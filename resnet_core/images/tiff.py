@@ -185,7 +185,7 @@ def _look_up(indices: Pixels, tags: _Tags) -> Pixels:
         raise BrokenImageError("TIFF without a whole colour map")
     colours = table.reshape(3, -1).T
     if table.max() > 255:
-        colours = (colours + 128) // 257
+        colours >>= 8  # writers store v * 256 or v * 257
     return colours.astype(np.uint8)[indices]
 
 

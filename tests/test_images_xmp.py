@@ -1,0 +1,76 @@
+"""Laws of XMP edited as text."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from image_files import XMP
+
+from resnet_core.images import xmp
+
+NAMESPACE = b'xmlns:exif="http://ns.adobe.com/exif/1.0/"'
+PARTS = (b"<exif:GPSLatitude>", b"</exif:GPSLatitude>", b"exif:GPSLatitude='48,5N'",
+         b"48,5N", b" ", b"<", b">", b"/>", b'"', b"a")  # fmt: skip
+
+
+def test_orientation_is_reset_as_attribute_and_as_element():
+    assert b'tiff:Orientation="1"' in xmp.upright(XMP)
+    assert xmp.upright(b"<tiff:Orientation>8</tiff:Orientation>") == (
+        b"<tiff:Orientation>1</tiff:Orientation>"
+    )
+    assert xmp.upright(b"tiff:Orientation = '3'") == b"tiff:Orientation = '1'"
+
+
+def test_everything_but_the_position_stays():
+    found = xmp.without_gps(XMP)
+    assert found
+    assert b"GPS" not in found
+    for kept in (b'exif:ISOSpeed="100"', b"Pont Neuf", b'tiff:Orientation="6"', b"<?xpacket end"):
+        assert kept in found
+    assert xmp.without_gps(found) == found
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"<a " + NAMESPACE + b" exif:GPSLatitude='48,5N' b='1'/>",
+        b"<a " + NAMESPACE + b"\n  exif:GPSLatitude = \"48,5N\"\n b='1'/>",
+        b"<a " + NAMESPACE + b"><exif:GPSLatitude>48,5N</exif:GPSLatitude><b>1</b></a>",
+        b"<a " + NAMESPACE + b'><exif:GPSLatitude rdf:v="1">\n48,5N\n</exif:GPSLatitude >1</a>',
+        b"<a " + NAMESPACE + b'><exif:GPSLatitude rdf:value="48,5N"/><b>1</b></a>',
+        b'<a xmlns:q="http://ns.adobe.com/exif/1.0/" q:GPSLatitude="48,5N" b="1"/>',
+        b"<a " + NAMESPACE + b"><exif:GPSX>48,5N</exif:GPSX>1<exif:GPSX>48,5N</exif:GPSX></a>",
+    ],
+)
+def test_every_way_to_write_a_position_is_found(packet):
+    found = xmp.without_gps(packet)
+    assert found
+    assert b"48,5N" not in found
+    assert b"1" in found
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"<exif:GPSLatitude>48,5N and never closed",
+        b'<a other:GPSLatitude="48,5N"/>',
+        '<a exif:GPSLatitude="48,5N"/>'.encode("utf-16"),
+    ],
+)
+def test_a_packet_that_cannot_be_cleaned_is_given_up(packet):
+    assert xmp.without_gps(packet) is None
+
+
+@given(st.lists(st.sampled_from(PARTS)))
+def test_no_gps_name_is_ever_left(parts):
+    found = xmp.without_gps(b"".join(parts))
+    assert found is None or b"GPSL" not in found
+
+
+def test_a_hostile_packet_costs_no_time():
+    began = time.perf_counter()
+    xmp.without_gps(b"<exif:GPSLatitude>" * 100_000)
+    xmp.without_gps(b"<exif:GPSLatitude></exif:GPSLatitude>" * 100_000)
+    xmp.without_gps(b" " * 1_000_000)
+    assert time.perf_counter() - began < 5
