@@ -34,20 +34,20 @@ def picture(height: int, width: int, *, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_output_is_scale_times_the_input(kind: str, scale: int):
+def test_output_is_scale_times_the_input(kind: str, scale: int) -> None:
     network = network_of(kind=kind, scale=scale)
     assert network(picture(7, 11)).shape == (1, 3, 7 * scale, 11 * scale)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_an_untrained_network_gives_its_base(scale: int):
+def test_an_untrained_network_gives_its_base(scale: int) -> None:
     network = ResidualNetwork(NetworkConfig(scale=scale, num_blocks=1, channels=16))
     x = picture(9, 5)
     assert torch.equal(network(x), bicubic_base(x, scale))
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_the_base_is_pillows_bicubic_within_one_level(scale: int):
+def test_the_base_is_pillows_bicubic_within_one_level(scale: int) -> None:
     # Pillow clips between its two passes: levels that can't overshoot compare the kernel alone.
     levels = np.random.default_rng(0).integers(90, 166, (13, 17, 3), dtype=np.uint8)
     ours = to_levels(bicubic_base(to_nchw(levels), scale), np.dtype(np.uint8))[0]
@@ -56,7 +56,7 @@ def test_the_base_is_pillows_bicubic_within_one_level(scale: int):
     assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
 
 
-def test_strength_scales_the_residual():
+def test_strength_scales_the_residual() -> None:
     network, x = network_of(), picture(8, 8)
     base = bicubic_base(x, 2)
     assert torch.equal(network(x, strength=0), base)
@@ -66,7 +66,7 @@ def test_strength_scales_the_residual():
         torch.testing.assert_close(network(x, strength=strength), base + strength * whole)
 
 
-def test_the_picture_after_k_blocks_is_that_of_a_network_of_k_blocks():
+def test_the_picture_after_k_blocks_is_that_of_a_network_of_k_blocks() -> None:
     network, x = network_of(num_blocks=3), picture(8, 8)
     shorter = ResidualNetwork(NetworkConfig(num_blocks=1, channels=16))
     kept = {n: v for n, v in network.state_dict().items() if n in shorter.state_dict()}
@@ -76,7 +76,7 @@ def test_the_picture_after_k_blocks_is_that_of_a_network_of_k_blocks():
     assert not torch.allclose(network(x, num_blocks=0), network(x, num_blocks=1))
 
 
-def test_more_blocks_than_there_are_is_an_error():
+def test_more_blocks_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match="num_blocks is 3, expected 0 to 2"):
         network_of()(picture(4, 4), num_blocks=3)
 
@@ -85,7 +85,7 @@ def test_more_blocks_than_there_are_is_an_error():
 @pytest.mark.parametrize(("scale", "unshuffle", "expansion"), [(2, 1, 2), (1, 2, 1), (4, 1, 3)])
 def test_the_folded_network_is_the_same_function(
     kind: str, scale: int, unshuffle: int, expansion: int
-):
+) -> None:
     network = network_of(kind=kind, scale=scale, unshuffle=unshuffle, expansion=expansion)
     folded = fold(network)
     assert folded.config.folded
@@ -94,7 +94,7 @@ def test_the_folded_network_is_the_same_function(
     torch.testing.assert_close(folded(x), network(x), rtol=0, atol=1e-4)
 
 
-def test_the_training_kernel_is_the_sum_of_its_branches():
+def test_the_training_kernel_is_the_sum_of_its_branches() -> None:
     layer = network_of(expansion=2).blocks[0].first
     x = torch.rand(1, 16, 9, 9)
     direct = torch.nn.functional.conv2d(x, layer.direct, layer.bias, padding=1)
@@ -104,7 +104,7 @@ def test_the_training_kernel_is_the_sum_of_its_branches():
 
 
 @pytest.mark.parametrize(("scale", "unshuffle"), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 4)])
-def test_the_halo_is_the_receptive_field(scale: int, unshuffle: int):
+def test_the_halo_is_the_receptive_field(scale: int, unshuffle: int) -> None:
     network = network_of(num_blocks=1, scale=scale, unshuffle=unshuffle).double()
     # Without ReLU every path is open, and the gradient shows the whole field.
     relu = torch.nn.functional.relu
@@ -123,7 +123,7 @@ def test_the_halo_is_the_receptive_field(scale: int, unshuffle: int):
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), unshuffle=st.sampled_from([1, 2, 4]))
-def test_any_size_from_one_pixel_goes_through(height: int, width: int, unshuffle: int):
+def test_any_size_from_one_pixel_goes_through(height: int, width: int, unshuffle: int) -> None:
     network = ResidualNetwork(
         NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=unshuffle)
     )
@@ -141,6 +141,6 @@ def test_any_size_from_one_pixel_goes_through(height: int, width: int, unshuffle
         ({"unshuffle": 3}, "unshuffle is 3, expected 1, 2 or 4"),
     ],
 )
-def test_a_bad_configuration_is_named(fields: dict[str, object], message: str):
+def test_a_bad_configuration_is_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         NetworkConfig(**fields)  # pyright: ignore[reportArgumentType]

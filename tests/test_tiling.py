@@ -21,7 +21,7 @@ from resnet_core.tiling import map_tiles, spans
 )
 def test_spans_cover_an_axis_once_within_the_tile_size(
     length: int, tile: int, halo: int, multiple: int
-):
+) -> None:
     found = spans(length, tile_px=tile, halo_px=halo * multiple, multiple_of=multiple)
     assert [p for span in found for p in range(span.start, span.stop)] == list(range(length))
     for span in found:
@@ -32,7 +32,7 @@ def test_spans_cover_an_axis_once_within_the_tile_size(
         assert span.high == min(length, span.stop + halo * multiple)
 
 
-def test_a_tile_below_one_pixel_is_an_error():
+def test_a_tile_below_one_pixel_is_an_error() -> None:
     with pytest.raises(ConfigError, match="tile_px is 0, expected at least 1"):
         spans(10, tile_px=0, halo_px=1)
 
@@ -56,7 +56,7 @@ CONFIGS = (
 )
 def test_tiled_equals_whole_within_one_level(
     height: int, width: int, tile: int, config: NetworkConfig, precision: str, channels: int
-):
+) -> None:
     # One-pixel tiles of a large picture are thousands of windows: keep their number low.
     tile = max(tile, max(height, width) // 6)
     weights = make_weights(config)
@@ -71,7 +71,7 @@ def test_tiled_equals_whole_within_one_level(
     assert difference.max() <= 1
 
 
-def test_a_halo_that_is_too_small_would_show():
+def test_a_halo_that_is_too_small_would_show() -> None:
     config = NetworkConfig(scale=2, num_blocks=2, channels=16)
     network = make_weights(config).network
 
@@ -91,7 +91,7 @@ def test_a_halo_that_is_too_small_would_show():
     assert error(config.halo_px - 2) > 1e-5
 
 
-def test_no_window_is_larger_than_a_tile_and_its_halo():
+def test_no_window_is_larger_than_a_tile_and_its_halo() -> None:
     sizes: list[tuple[int, ...]] = []
 
     def work(window: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def test_no_window_is_larger_than_a_tile_and_its_halo():
     assert max(max(size) for size in sizes) <= 100 + 2 * 8
 
 
-def test_networks_of_the_tests_are_not_trivial():
+def test_networks_of_the_tests_are_not_trivial() -> None:
     for config in CONFIGS:
         network: ResidualNetwork = make_weights(config).network
         assert network.residual(torch.rand(1, 3, 16, 16)).abs().mean() > 0.01
