@@ -43,13 +43,13 @@ from resnet_core.degradation import (
     Levels,
     crop_to_multiple,
     degrade,
-    from_description,
     gaussian_noise,
     jpeg,
 )
 from resnet_core.enhancer import Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError, DataError, ImageError, UnsupportedImageError
 from resnet_core.images import decode
+from resnet_core.images.image import round_to_8_bit
 from resnet_core.metrics import luma_y, psnr_rgb, psnr_y, ssim_y
 from resnet_core.weights import Weights, load_weights, packaged_weights
 
@@ -189,10 +189,7 @@ def _images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str
 
 def _levels(path: Path) -> Levels:
     """uint8 HWC, RGB or gray; 16-bit rounded to 8, alpha dropped."""
-    pixels = decode(path.read_bytes()).pixels
-    if pixels.dtype == np.uint16:
-        return np.rint(pixels / 257.0).astype(np.uint8)
-    return pixels
+    return round_to_8_bit(decode(path.read_bytes()).pixels)
 
 
 def _tallies(
@@ -203,8 +200,7 @@ def _tallies(
     for name, each in zip(_row_names(weights, settings), weights, strict=True):
         enhancer = Enhancer(each, settings, device=device)
         method = Method(name=name, enhance=enhancer.enhance_pixels, sha256=each.sha256)
-        degradation = from_description(each.metadata.degradation)
-        for condition in conditions_for(each.metadata.task, degradation):
+        for condition in conditions_for(each.metadata.task, each.metadata.degradation):
             baselines = _baselines(condition.degradation.scale)
             methods.setdefault(condition, baselines).append(method)
     return [

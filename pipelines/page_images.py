@@ -6,18 +6,23 @@ its most detailed window and shown at full size, with a thumbnail that tells whe
 
 import io
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageOps
+
+from resnet_core.images import decode
+from resnet_core.images.image import round_to_8_bit
 
 BYTES_PER_PIXEL = 0.45
 """Of a photograph as JPEG 4:4:4 at quality 90, generously."""
-WINDOW_PIXELS = (150_000, 1_000_000)
-"""Smallest and largest window, whatever the budget."""
-QUALITIES = (90, 80, 65, 50)
+SMALLEST_WINDOW_PX = 60_000
+"""Shown whatever the budget."""
+LARGEST_WINDOW_PX = 1_000_000
+QUALITIES = (90, 85, 75, 60)
 THUMBNAIL_PX = 112
 
 
@@ -58,16 +63,23 @@ class PairView:
 def pair_view(before: bytes, after: bytes, *, budget_bytes: int) -> PairView:
     """Both pictures cut to the same window; `before` is enlarged by bicubic where it is smaller.
 
-    `budget_bytes` for both together decides the size of the window and the quality.
+    `budget_bytes` for both together decides the size of the window, then the quality, which is the
+    same for both. Raises ImageError where either can't be read.
     """
     source, result = _upright(before), _upright(after)
-    area = budget_bytes / 2 / BYTES_PER_PIXEL
-    box = detail_window(result, max_pixels=int(min(max(area, WINDOW_PIXELS[0]), WINDOW_PIXELS[1])))
+    area = min(budget_bytes / 2 / BYTES_PER_PIXEL, LARGEST_WINDOW_PX)
+    while True:
+        box = detail_window(result, max_pixels=max(int(area), SMALLEST_WINDOW_PX))
+        cuts = (_enlarged_window(source, result.size, box), _cut(result, box))
+        views = _encode(cuts, budget_bytes=budget_bytes)
+        fits = sum(len(view.data) for view in views) <= budget_bytes
+        if fits or area <= SMALLEST_WINDOW_PX:
+            break
+        area /= 2
     whole = (box.width, box.height) == result.size
-    each_bytes = budget_bytes // 2
     return PairView(
-        before=_encode(_enlarged_window(source, result.size, box), budget_bytes=each_bytes),
-        after=_encode(_cut(result, box), budget_bytes=each_bytes),
+        before=views[0],
+        after=views[1],
         source_width=source.width,
         source_height=source.height,
         full_width=result.width,
@@ -128,19 +140,19 @@ def _towards_centre(length: int) -> NDArray[np.float64]:
 
 
 def _upright(data: bytes) -> PillowImage.Image:
-    """Decoded, orientation applied, 8-bit L, RGB or RGBA, colour profile kept in `info`."""
-    with PillowImage.open(io.BytesIO(data)) as opened:
-        image = ImageOps.exif_transpose(opened)
-        profile = opened.info.get("icc_profile")
-        if image.mode.startswith(("I", "F")):
-            levels = np.asarray(image, dtype=np.float64)
-            top = 65535 if levels.max(initial=0) > 255 else 255
-            levels8 = (levels * (255 / top)).round().clip(0, 255).astype(np.uint8)
-            image = PillowImage.fromarray(levels8)
-        has_alpha = image.has_transparency_data
-        converted = image.convert("RGBA" if has_alpha else "L" if image.mode == "L" else "RGB")
-        converted.info = {"icc_profile": profile} if profile and opened.mode != "CMYK" else {}
-    return converted
+    """Decoded as the project does it: 8-bit L, RGB or RGBA, the colour profile in `info`.
+
+    No limit on size: these bytes were taken, or made, by the run before.
+    """
+    image = decode(data, max_pixels=sys.maxsize, max_bytes=sys.maxsize)
+    channels = [round_to_8_bit(image.pixels)]
+    if image.alpha is not None:
+        colour = np.broadcast_to(channels[0], (image.height, image.width, 3))
+        channels = [colour, round_to_8_bit(image.alpha)]
+    pixels = np.concatenate(channels, axis=2)
+    upright = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    upright.info = {"icc_profile": image.icc_profile} if image.icc_profile else {}
+    return upright
 
 
 def _cut(image: PillowImage.Image, box: Box) -> PillowImage.Image:
@@ -171,24 +183,28 @@ def _thumbnail(image: PillowImage.Image) -> EncodedView:
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX * 2, THUMBNAIL_PX * 2), PillowImage.Resampling.LANCZOS)
     small.info = dict(image.info)
-    return _encode(small, budget_bytes=20_000)
+    return _encode((small,), budget_bytes=20_000)[0]
 
 
-def _encode(image: PillowImage.Image, *, budget_bytes: int) -> EncodedView:
-    """JPEG 4:4:4, or WebP where there is alpha, at the best quality that fits the budget."""
-    data, media_type = b"", ""
+def _encode(images: Sequence[PillowImage.Image], *, budget_bytes: int) -> list[EncodedView]:
+    """JPEG 4:4:4, or WebP where there is alpha: the best quality at which all fit the budget."""
+    views: list[EncodedView] = []
     for quality in QUALITIES:
-        data, media_type = _encode_at(image, quality)
-        if len(data) <= budget_bytes:
+        views = [_encode_at(image, quality) for image in images]
+        if sum(len(view.data) for view in views) <= budget_bytes:
             break
-    return EncodedView(data=data, media_type=media_type, width=image.width, height=image.height)
+    return views
 
 
-def _encode_at(image: PillowImage.Image, quality: int) -> tuple[bytes, str]:
+def _encode_at(image: PillowImage.Image, quality: int) -> EncodedView:
     buffer = io.BytesIO()
     profile = image.info.get("icc_profile")
     if image.mode == "RGBA":
+        media_type = "image/webp"
         image.save(buffer, "WEBP", quality=quality, icc_profile=profile)
-        return buffer.getvalue(), "image/webp"
-    image.save(buffer, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
-    return buffer.getvalue(), "image/jpeg"
+    else:
+        media_type = "image/jpeg"
+        image.save(buffer, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
+    return EncodedView(
+        data=buffer.getvalue(), media_type=media_type, width=image.width, height=image.height
+    )

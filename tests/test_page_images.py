@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pipelines.page_images import EncodedView, densest_box, detail_window, pair_view
 
@@ -84,15 +84,16 @@ def test_sixteen_bits_are_shown_as_eight() -> None:
 
 
 def test_transparency_and_profile_are_kept() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image = picture(40, 30).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((40, 30)))
-    data = encoded(image, icc_profile=b"a profile")
+    data = encoded(image, icc_profile=profile)
     view = pair_view(data, data, budget_bytes=100_000)
     assert view.after.media_type == "image/webp"
     assert shown(view.after).getextrema()[3] == image.getextrema()[3]
-    opaque = encoded(picture(40, 30), icc_profile=b"a profile")
+    opaque = encoded(picture(40, 30), icc_profile=profile)
     after = shown(pair_view(opaque, opaque, budget_bytes=100_000).after)
-    assert after.info["icc_profile"] == b"a profile"
+    assert after.info["icc_profile"] == profile
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
