@@ -275,8 +275,9 @@ class BulkRun:
 
     def _ask(self, conductor: Any, finished: int) -> None:
         totals: Totals = _get(conductor.totals.remote(finished))
-        if self.limit is not None:
-            totals.todo = min(totals.todo, self.limit)
+        if self.limit is not None and self.limit < totals.todo:
+            # Which of the bytes they are isn't known.
+            totals = replace(totals, todo=self.limit, todo_bytes=0)
         self.totals = totals
 
     def _dataset(self, conductor: Any) -> ray.data.Dataset:
