@@ -114,7 +114,7 @@ def scatter(
         parts.append(_text(0, down(tick) - 4, f"{tick:g}", anchor="start"))
     for tick in _log_ticks(low_x, high_x):
         parts.append(_line("axis", across(tick), base, across(tick), base + 5))
-        parts.append(_text(across(tick), base + 19, f"{tick:g}"))
+        parts.append(_text(across(tick), base + 19, f"{tick:,g}"))
     parts.append(_line("axis", 0, base, 100, base))
     parts.append(_text(100, base + 39, x_label, anchor="end"))
     parts.append(_text(0, 12, y_label, anchor="start"))
