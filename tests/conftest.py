@@ -6,7 +6,8 @@ import os
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# The networks of the tests are tiny: threads would wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 

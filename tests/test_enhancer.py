@@ -1,0 +1,140 @@
+"""Laws of the enhancer: the base at strength 0, one result from any thread, every kind of image."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from photographs_for_tests import make_photograph
+from PIL import Image as PillowImage
+from weights_for_tests import make_weights
+
+from resnet_core.enhancer import Enhancer, EnhanceSettings
+from resnet_core.errors import ConfigError
+from resnet_core.images import Image
+from resnet_core.network import NetworkConfig
+
+PHOTOGRAPH = make_photograph(40, 52)
+
+
+def enhancer(scale: int = 2, **settings: object) -> Enhancer:
+    weights = make_weights(NetworkConfig(scale=scale, num_blocks=2, channels=16))
+    return Enhancer(weights, EnhanceSettings(**settings), device="cpu")  # pyright: ignore[reportArgumentType]
+
+
+def image_of(pixels: np.ndarray, alpha: np.ndarray | None = None) -> Image:
+    return Image(
+        pixels=pixels, alpha=alpha, format="PNG", icc_profile=b"profile", exif=None, xmp=None
+    )
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_strength_0_is_the_base(scale: int) -> None:
+    output = enhancer(scale, strength=0.0).enhance_pixels(PHOTOGRAPH)
+    if scale == 1:
+        assert np.array_equal(output, PHOTOGRAPH)
+        return
+    size = (52 * scale, 40 * scale)
+    bicubic = PillowImage.fromarray(PHOTOGRAPH).resize(size, PillowImage.Resampling.BICUBIC)
+    # Pillow rounds and clips between its two passes; this base is rounded once.
+    difference = np.abs(output.astype(int) - np.asarray(bicubic).astype(int))
+    assert difference.mean() < 0.5
+    assert np.percentile(difference, 99) <= 1
+
+
+def test_strength_between_lies_between() -> None:
+    base, half, whole = (
+        enhancer(strength=s).enhance_pixels(PHOTOGRAPH).astype(float) for s in (0.0, 0.5, 1.0)
+    )
+    inside = (base > 0) & (base < 255) & (whole > 0) & (whole < 255)
+    assert np.abs(half - (base + whole) / 2)[inside].max() <= 1
+    assert np.abs(whole - base).mean() > 1
+
+
+def test_eight_threads_give_what_one_gives_alone() -> None:
+    shared = enhancer(tile_px=24)
+    pictures = [make_photograph(20 + 3 * i, 30 + 2 * i, seed=i) for i in range(16)]
+    alone = [shared.enhance_pixels(picture) for picture in pictures]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(shared.enhance_pixels, pictures))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_gray_stays_gray_and_equals_its_rgb_double() -> None:
+    gray = PHOTOGRAPH[:, :, :1]
+    output = enhancer().enhance_pixels(gray)
+    assert output.shape == (80, 104, 1)
+    rgb = enhancer().enhance_pixels(np.repeat(gray, 3, axis=2)).astype(float)
+    unclipped = ((rgb > 0) & (rgb < 255)).all(axis=2)
+    assert unclipped.mean() > 0.5
+    assert np.abs(rgb.mean(axis=2) - output[:, :, 0])[unclipped].max() <= 1
+
+
+def test_sixteen_bits_say_the_same_as_eight_and_more() -> None:
+    deep = PHOTOGRAPH.astype(np.uint16) * 257
+    output = enhancer().enhance_pixels(deep)
+    assert output.dtype == np.uint16
+    shallow = enhancer().enhance_pixels(PHOTOGRAPH)
+    assert np.abs(output / 257 - shallow).max() <= 0.51
+    assert len(np.unique(output)) > 256
+
+
+def test_alpha_is_enlarged_and_hidden_colour_does_not_darken_the_edge() -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, :16] = 200
+    alpha = np.zeros((32, 32, 1), np.uint8)
+    alpha[:, :16] = 255
+    result = enhancer(strength=0.0).enhance(image_of(pixels, alpha))
+    assert result.alpha is not None
+    assert result.alpha.shape == (64, 64, 1)
+    assert result.alpha.dtype == np.uint8
+    assert result.pixels[result.alpha[:, :, 0] > 0].min() >= 199
+
+
+def test_the_enhanced_image_keeps_its_description() -> None:
+    source = image_of(PHOTOGRAPH)
+    result = enhancer().enhance(source)
+    assert (result.icc_profile, result.format, result.alpha) == (b"profile", "PNG", None)
+    assert (result.height, result.width) == (80, 104)
+
+
+def test_a_call_changes_neither_the_weights_nor_its_argument() -> None:
+    weights = make_weights()
+    before = {name: value.clone() for name, value in weights.network.state_dict().items()}
+    pixels = PHOTOGRAPH.copy()
+    Enhancer(weights, EnhanceSettings(precision="bfloat16"), device="cpu").enhance_pixels(pixels)
+    assert np.array_equal(pixels, PHOTOGRAPH)
+    assert all(torch.equal(v, before[n]) for n, v in weights.network.state_dict().items())
+
+
+def test_bfloat16_gives_the_same_picture_within_two_levels() -> None:
+    exact = enhancer(precision="float32").enhance_pixels(PHOTOGRAPH).astype(int)
+    fast = enhancer(precision="bfloat16").enhance_pixels(PHOTOGRAPH).astype(int)
+    assert np.abs(exact - fast).max() <= 2
+
+
+def test_fewer_blocks_give_another_picture() -> None:
+    whole = enhancer(num_blocks=2).enhance_pixels(PHOTOGRAPH)
+    assert np.array_equal(whole, enhancer().enhance_pixels(PHOTOGRAPH))
+    assert not np.array_equal(whole, enhancer(num_blocks=1).enhance_pixels(PHOTOGRAPH))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": 9.0}, "strength is 9.0, expected -4 to 4"),
+        ({"strength": float("nan")}, "strength is nan"),
+        ({"tile_px": 0}, "tile_px is 0"),
+        ({"precision": "float16"}, "precision is 'float16'"),
+        ({"num_blocks": 3}, "num_blocks is 3, expected 0 to 2"),
+    ],
+)
+def test_a_bad_setting_is_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        enhancer(**settings)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)])
+def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected uint8 or uint16 HWC"):
+        enhancer().enhance_pixels(pixels)

@@ -1,0 +1,128 @@
+"""Weights files: what is written comes back, and what is wrong with a file is named."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from weights_for_tests import SMALL, metadata_for, random_network, write_weights
+
+from resnet_core import weights as module
+from resnet_core.errors import ConfigError, WeightsError
+from resnet_core.network import NetworkConfig, ResidualNetwork
+from resnet_core.weights import load_weights, packaged_weights, save_weights
+
+
+def header_of(data: bytes) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length])["__metadata__"]
+
+
+def rewritten(path: Path, change: dict[str, object], *, drop: str | None = None) -> Path:
+    """The file with some of its metadata changed."""
+    data = path.read_bytes()
+    described = json.loads(header_of(data)["resray"]) | change
+    described.pop(drop, None)
+    path.write_bytes(save(load(data), {"resray": json.dumps(described)}))
+    return path
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    network, metadata = random_network(), metadata_for()
+    sha256 = save_weights(tmp_path / "mine.safetensors", network, metadata)
+    weights = load_weights(str(tmp_path / "mine.safetensors"))
+    assert (weights.name, weights.sha256) == ("mine", sha256)
+    assert weights.config == SMALL
+    assert weights.metadata == metadata
+    state = weights.network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    a, b = (write_weights(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_every_weights_file_of_the_package_loads_and_is_small() -> None:
+    for name in packaged_weights():
+        weights = load_weights(name)
+        assert weights.name == name
+        assert weights.metadata.task == name.removesuffix("-fast")
+        assert weights.metadata.licence
+        assert weights.metadata.figures
+        assert module.weights_path(name).stat().st_size < 4_000_000
+
+
+def test_an_unknown_name_offers_the_near_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_weights(tmp_path / "sr-x2.safetensors")
+    monkeypatch.setattr(module, "PACKAGED", tmp_path)
+    with pytest.raises(WeightsError, match="no weights named 'sr-x22'; did you mean 'sr-x2'"):
+        load_weights("sr-x22")
+    with pytest.raises(WeightsError, match=r"weights none\.safetensors: no such file"):
+        load_weights("none.safetensors")
+
+
+def test_a_network_that_is_not_folded_is_not_written(tmp_path: Path) -> None:
+    network = ResidualNetwork(NetworkConfig(num_blocks=1, channels=16, expansion=2))
+    with pytest.raises(ConfigError, match="folded"):
+        save_weights(tmp_path / "wide.safetensors", network, metadata_for())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04N.", b"\xff" * 200])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"other\.safetensors: no safetensors file"):
+        load_weights(str(path))
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "cut.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_weights(str(path))
+
+
+def test_a_safetensors_file_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.safetensors"
+    path.write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(WeightsError, match="without resray's metadata"):
+        load_weights(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "drop", "message"),
+    [
+        ({"version": 2}, None, "format version 2, expected 1"),
+        ({"surprise": 1}, None, "metadata has an unknown field 'surprise'"),
+        ({}, "licence", "metadata.*licence"),
+        ({}, "network", "has no network"),
+        ({"network": {"scale": 9}}, None, "scale is 9, expected a whole number from 1 to 4"),
+        ({"network": {"scal": 2}}, None, "unknown field 'scal'; did you mean 'scale'"),
+        ({"network": {"expansion": 2}}, None, "isn't folded"),
+        ({"network": {"num_blocks": 3, "channels": 16}}, None, "tensor blocks.2.first.* missing"),
+        ({"network": {"num_blocks": 1, "channels": 16}}, None, "tensor blocks.1.* is not of this"),
+        ({"network": {"num_blocks": 2, "channels": 32}}, None, "expected .*32.*, found .*16"),
+        ({"degradation": {"name": "x"}}, None, "degradation: expected"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(
+    tmp_path: Path, change: dict[str, object], drop: str | None, message: str
+) -> None:
+    path = rewritten(write_weights(tmp_path / "w.safetensors"), change, drop=drop)
+    with pytest.raises(WeightsError, match=rf"w\.safetensors: .*{message}"):
+        load_weights(str(path))
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = random_network()
+    with torch.no_grad():
+        network.tail.bias[0] = float("nan")
+    save_weights(tmp_path / "w.safetensors", network, metadata_for())
+    with pytest.raises(WeightsError, match=r"tail\.bias holds values that aren't finite"):
+        load_weights(str(tmp_path / "w.safetensors"))
