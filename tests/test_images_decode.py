@@ -101,7 +101,8 @@ def test_one_bit(format, width):
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_gray_with_alpha(format):
     samples = noise(5, 6, 2)
-    data = saved(PillowImage.fromarray(samples, "LA"), format)
+    bands = [PillowImage.fromarray(np.ascontiguousarray(samples[..., i])) for i in (0, 1)]
+    data = saved(PillowImage.merge("LA", bands), format)
     assert np.array_equal(samples_of(data), samples)
 
 
@@ -183,6 +184,21 @@ def test_tiff_with_white_as_zero(dtype):
     samples = noise(6, 5, 1, dtype)
     data = tiff(samples[..., 0], photometric="miniswhite")
     assert np.array_equal(decode(data).pixels, np.iinfo(dtype).max - samples)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiff_of_few_bits_is_stretched_to_8(bits, white_is_zero):
+    values = noise(4, 8, 1)[..., 0] >> (8 - bits)
+    strips = np.packbits(np.unpackbits(values[..., None], axis=2)[..., -bits:]).tobytes()
+    tags = {256: 8, 257: 4, 258: bits, 259: 1, 262: 1 - white_is_zero, 273: 8, 277: 1, 278: 4,
+            279: len(strips)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    data = b"II*\0" + struct.pack("<I", 8 + len(strips)) + strips + directory
+    levels = values * (255 // (2**bits - 1))
+    expected = 255 - levels if white_is_zero else levels
+    assert np.array_equal(decode(data).pixels[..., 0], expected)
 
 
 def test_tiff_with_premultiplied_alpha_comes_out_straight():
