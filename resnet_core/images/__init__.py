@@ -15,7 +15,7 @@ kept: thumbnails, gain maps, IPTC records, text chunks of PNG, resolution outsid
 from resnet_core.images.decode import decode
 from resnet_core.images.encode import METADATA_POLICIES, Encoded, MetadataPolicy, encode
 from resnet_core.images.formats import FORMATS, Format, output_format, sniff
-from resnet_core.images.image import Image, Pixels
+from resnet_core.images.image import Image, Pixels, round_to_8_bit
 from resnet_core.images.transparency import fill_transparent
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "encode",
     "fill_transparent",
     "output_format",
+    "round_to_8_bit",
     "sniff",
 ]
