@@ -1,13 +1,15 @@
 """The one place that connects to Ray.
 
 Without an address (argument or RAY_ADDRESS) a Ray of our own starts on this machine, for this
-process: on loopback only, without dashboard, usage statistics or log lines, under a token made for
-it unless RAY_AUTH_MODE says otherwise. It ends with the process, whatever ends the process.
+process: without dashboard, usage statistics or log lines, and under a token made for it unless
+RAY_AUTH_MODE says otherwise, since Ray listens on all of the machine's addresses. It ends with the
+process, whatever ends the process.
 """
 
 import logging
 import os
 import secrets
+import socket
 import sys
 import warnings
 from collections.abc import Generator
@@ -15,6 +17,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from resnet_core.errors import DataError
+
+CONNECT_TIMEOUT_S = 5.0
 
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -74,14 +78,21 @@ def _connect(address: str | None, *, verbose: bool) -> None:
                     include_dashboard=False,
                     logging_level=level,
                     log_to_driver=verbose,
-                    _node_ip_address="127.0.0.1",
                 )
             else:
+                _check_answers(address)
                 ray.init(address=address, logging_level=level, log_to_driver=verbose)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if address in (None, "local") else f"at {address}"
         reason = str(error).partition("\n")[0]
         raise DataError(f"Ray {where} can't be reached: {reason}") from error
+
+
+def _check_answers(address: str | None) -> None:
+    """Ray itself would try for minutes. OSError if nothing listens at a host:port."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager

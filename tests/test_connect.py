@@ -1,0 +1,46 @@
+"""The one place that connects to Ray: quiet, private, and gone afterwards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.connect import ray_session
+from resnet_core.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SESSION = """
+from cluster.connect import ray_session
+with ray_session() as first, ray_session() as second:
+    import ray
+    assert first == second and first.cpus >= 1
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+assert not ray.is_initialized()
+"""
+
+
+@pytest.mark.ray
+def test_a_local_ray_is_silent_leaves_nothing_at_home_and_ends(tmp_path: Path) -> None:
+    private = {name: value for name, value in os.environ.items() if "RAY_AUTH" not in name}
+    run = subprocess.run(
+        [sys.executable, "-c", SESSION],
+        cwd=ROOT,
+        env={**private, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_an_address_that_does_not_answer_is_one_line_and_soon() -> None:
+    with (
+        pytest.raises(DataError, match=r"Ray at 127\.0\.0\.1:1 can't be reached"),
+        ray_session(address="127.0.0.1:1"),
+    ):
+        pass
