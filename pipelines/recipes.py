@@ -58,6 +58,18 @@ def build_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
     return recipe
 
 
+def describe_fields(config: Any, prefix: str = "") -> str:
+    """One line for each field that --set reaches, with its value: for `--help`."""
+    lines = list[str]()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value) and field.name != "degradation":
+            lines.append(describe_fields(value, f"{prefix}{field.name}."))
+        elif type(value) in (int, float, str) and field.name != "source":
+            lines.append(f"  {prefix}{field.name}={value}")
+    return "\n".join(lines)
+
+
 def _with(config: Any, path: Sequence[str], value: str, override: str) -> Any:
     name, *rest = path
     names = [field.name for field in fields(config)]

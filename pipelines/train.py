@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources, ray_session
 from pipelines.photographs import PreparedData, find_photographs, prepare
-from pipelines.recipes import RECIPES, build_recipe
+from pipelines.recipes import RECIPES, build_recipe, describe_fields
 from pipelines.report import format_duration
 from resnet_core.degradation import degrade, describe
 from resnet_core.errors import ConfigError, DataError
@@ -58,8 +58,11 @@ recipe says, from its seed. Every `validate_every` steps the averaged weights ar
 photographs that are held out, and a checkpoint is written. The same command with the same --output
 goes on where the run stopped."""
 
-EPILOG = """\
-examples:
+EPILOG = f"""\
+fields for --set, with the values of sr-x2
+{describe_fields(RECIPES["sr-x2"]())}
+
+examples
   resray train sr-x2 --data photographs
   resray train sr-x4 --data photographs --from sr-x2 --set steps=10000
   resray train sr-x2 --data photographs --num-workers 4 --use-gpu --set precision=bfloat16
@@ -69,6 +72,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `resray train`."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="photographs")
     parser.add_argument(
@@ -146,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         )
     note = args.data_note or f"{data.num_photographs} photographs from {args.data.name}"
     path = output / f"{recipe.name}.safetensors"
-    metadata = describe_run(recipe, history, data_note=note, licence=args.licence)
+    metadata = describe_run(recipe, history, start=args.start, data_note=note, licence=args.licence)
     sha256 = save_weights(path, trainer.averaged(), metadata)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metadata.figures.items())
     _tell(f"{path}  (sha256 {sha256[:12]}; {figures})")
@@ -249,7 +253,12 @@ def validate(
 
 
 def describe_run(
-    recipe: TrainingRecipe, history: list[dict[str, float]], *, data_note: str, licence: str
+    recipe: TrainingRecipe,
+    history: list[dict[str, float]],
+    *,
+    start: str | None,
+    data_note: str,
+    licence: str,
 ) -> WeightsMetadata:
     """The metadata of the weights that the run ends with."""
     last = history[-1]
@@ -264,7 +273,7 @@ def describe_run(
         licence=licence,
         git_revision=_revision(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        training={**settings, "curve [step, loss, psnr_y_db]": curve},
+        training={**settings, "started from": start or "random weights", "curve": curve},
         figures={f"validation {name}": last[name] for name in ("psnr_y_db", "ssim_y")},
     )
 

@@ -53,7 +53,7 @@ def card_lines(weights: Weights) -> Iterator[str]:
         "data": metadata.data,
         "licence": metadata.licence,
         "made": f"{metadata.created} from revision {metadata.git_revision}",
-        "training": _flat(metadata.training),
+        "training": _flat({k: v for k, v in metadata.training.items() if k != "curve"}),
     }
     for name, value in rows.items():
         if value:

@@ -46,7 +46,7 @@ class WeightsMetadata:
     created: str
     """UTC, ISO 8601."""
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The recipe's own fields: steps, batch, loss, …"""
+    """The recipe's own fields, and `curve`: step, mean loss and PSNR-Y in dB at each validation."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     """Measured results, each named with its set and unit: `valid psnr_y_db`."""
 
