@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.errors import DataError, ImageError
-from resnet_core.images import FORMATS, decode
+from resnet_core.errors import BrokenImageError, DataError, ImageError
+from resnet_core.images import FORMATS, decode, round_to_8_bit
 from resnet_core.patches import cut_patches
 
 MAX_BROKEN_SHARE = 0.05
 VALIDATION_SIDE_PX = 384
 VALIDATION_EVERY = 20
+CUT_VERSION = 1
+"""Counts changes to what is cut from a photograph: older patches are then left alone."""
 _SIDE_MULTIPLE = 12
 
 
@@ -69,28 +71,48 @@ def prepare(
     """Cuts the photographs of `data`, or finds what an earlier run cut of the same files.
 
     Without a `validation` folder every twentieth photograph is held out (at least one). A
-    photograph that can't be read is skipped and named. Raises DataError if more than 5 % can't, or
-    if none is large enough for one patch.
+    photograph that can't be read is skipped and named. Raises DataError if more than 5 % can't, if
+    none is large enough for one patch, or if `cache` can't be written.
     """
     photographs = find_photographs(data)
     held_out = find_photographs(validation) if validation else photographs[::VALIDATION_EVERY]
-    training = photographs if validation else [p for p in photographs if p not in set(held_out)]
+    apart = set() if validation else set(held_out)
+    training = [path for path in photographs if path not in apart]
     if not training:
         raise DataError(f"{data}: one photograph is too few, one is held out for validation")
-    folder = cache / f"data-{_fingerprint([*training, *held_out], patch_px)}"
+    folder = cache / f"data-{_fingerprint(training, held_out, patch_px)}"
     if not (folder / "data.json").is_file():
         tell(f"cutting {len(training)} photographs into patches of {patch_px} px, once")
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".data-", dir=cache))
         try:
-            _cut(training, held_out, partial, patch_px=patch_px, tell=tell)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            _cut_into(folder, training, held_out, patch_px=patch_px, tell=tell)
+        except OSError as error:
+            raise DataError(f"{cache}: can't be written ({error.strerror})") from error
     known = json.loads((folder / "data.json").read_text())
     return PreparedData(
         folder=folder, patch_px=patch_px, **known | {"broken": tuple(known["broken"])}
     )
+
+
+def _cut_into(
+    folder: Path,
+    training: Sequence[Path],
+    held_out: Sequence[Path],
+    *,
+    patch_px: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Writes the folder whole or not at all; another run may do the same at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".data-", dir=folder.parent))
+    try:
+        _cut(training, held_out, partial, patch_px=patch_px, tell=tell)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "data.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _cut(
@@ -101,28 +123,36 @@ def _cut(
     patch_px: int,
     tell: Callable[[str], None],
 ) -> None:
-    num_patches, broken = 0, list[str]()
-    with (folder / "patches.u8").open("wb") as file:
-        for number, path in enumerate(training, start=1):
+    broken = list[str]()
+
+    def pictures(paths: Sequence[Path]) -> Iterator[NDArray[np.uint8]]:
+        for path in paths:
             try:
-                patches = cut_patches(_rgb(path), patch_px=patch_px)
+                yield _read_rgb(path)
             except ImageError as error:
                 broken.append(f"{path.name}: {error}")
                 tell(f"skipped {broken[-1]}")
-                continue
+
+    crops = [crop for picture in pictures(held_out) if (crop := _validation_crop(picture)).size]
+    if not crops:
+        raise DataError("no held-out photograph can be read and has 12 px a side")
+    named: dict[str, Any] = {f"{index:04}": crop for index, crop in enumerate(crops)}
+    np.savez(folder / "validation.npz", **named)
+    num_patches, num_held_out_broken = 0, len(broken)
+    with (folder / "patches.u8").open("wb") as file:
+        for number, picture in enumerate(pictures(training), start=1):
+            patches = cut_patches(picture, patch_px=patch_px)
             file.write(patches.tobytes())
             num_patches += len(patches)
             if number % 20 == 0:
                 tell(f"{number} of {len(training)} photographs, {num_patches} patches")
-    if len(broken) > MAX_BROKEN_SHARE * len(training):
-        raise DataError(f"{len(broken)} of {len(training)} photographs can't be read: {broken[0]}")
+    total = len(training) + len(held_out)
+    if len(broken) > MAX_BROKEN_SHARE * total:
+        raise DataError(f"{len(broken)} of {total} photographs can't be read: {broken[0]}")
     if num_patches == 0:
         raise DataError(f"no photograph is large enough for a patch of {patch_px} px")
-    crops = [_validation_crop(_rgb(path)) for path in held_out]
-    named: dict[str, Any] = {f"{index:04}": crop for index, crop in enumerate(crops)}
-    np.savez(folder / "validation.npz", **named)
     known = {
-        "num_photographs": len(training) - len(broken),
+        "num_photographs": len(training) - (len(broken) - num_held_out_broken),
         "num_patches": num_patches,
         "num_validation": len(crops),
         "broken": broken,
@@ -130,10 +160,13 @@ def _cut(
     (folder / "data.json").write_text(json.dumps(known, indent=1))
 
 
-def _rgb(path: Path) -> NDArray[np.uint8]:
-    pixels: NDArray[Any] = decode(path.read_bytes()).pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+def _read_rgb(path: Path) -> NDArray[np.uint8]:
+    """uint8 HWC RGB of any image; ImageError says what is wrong with it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenImageError(f"can't be read ({error.strerror})") from error
+    pixels = round_to_8_bit(decode(data).pixels)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
@@ -142,17 +175,15 @@ def _validation_crop(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     sides = [
         min(VALIDATION_SIDE_PX, s // _SIDE_MULTIPLE * _SIDE_MULTIPLE) for s in pixels.shape[:2]
     ]
-    if min(sides) == 0:
-        raise DataError(
-            f"a validation photograph of {pixels.shape[1]}x{pixels.shape[0]} px is too small"
-        )
     top, left = ((s - side) // 2 for s, side in zip(pixels.shape[:2], sides, strict=True))
     return np.ascontiguousarray(pixels[top : top + sides[0], left : left + sides[1]])
 
 
-def _fingerprint(paths: Sequence[Path], patch_px: int) -> str:
-    digest = hashlib.sha256(str(patch_px).encode())
-    for path in paths:
-        stat = path.stat()
-        digest.update(os.fsencode(path.name) + f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+def _fingerprint(training: Sequence[Path], held_out: Sequence[Path], patch_px: int) -> str:
+    digest = hashlib.sha256(f"{CUT_VERSION} {patch_px}".encode())
+    for part, paths in (("train", training), ("valid", held_out)):
+        for path in paths:
+            status = path.stat()
+            line = f"|{part}|{status.st_size}|{status.st_mtime_ns}\n"
+            digest.update(os.fsencode(path) + line.encode())
     return digest.hexdigest()[:12]

@@ -27,14 +27,17 @@ def super_resolution(scale: int) -> TrainingRecipe:
 
 
 def sr_x2() -> TrainingRecipe:
+    """Twice the size."""
     return super_resolution(2)
 
 
 def sr_x3() -> TrainingRecipe:
+    """Three times the size; sooner from sr-x2 (`--from sr-x2`)."""
     return super_resolution(3)
 
 
 def sr_x4() -> TrainingRecipe:
+    """Four times the size; sooner from sr-x2 (`--from sr-x2`)."""
     return super_resolution(4)
 
 

@@ -6,6 +6,8 @@ validation, resume. The same --output resumes: Ray Train finds the run's last ch
 
 import argparse
 import json
+import math
+import signal
 import subprocess
 import tempfile
 import threading
@@ -21,17 +23,25 @@ from typing import Any
 
 import numpy as np
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
 from numpy.typing import NDArray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file, save_file
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources, ray_session
-from pipelines.photographs import PreparedData, find_photographs, prepare
+from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import RECIPES, build_recipe, describe_fields
 from pipelines.report import format_duration
 from resnet_core.degradation import degrade, describe
@@ -41,10 +51,11 @@ from resnet_core.network import ResidualNetwork
 from resnet_core.patches import PatchSampler
 from resnet_core.pixels import to_levels, to_nchw
 from resnet_core.training import Trainer, TrainingRecipe
-from resnet_core.weights import WeightsMetadata, load_weights, save_weights
+from resnet_core.weights import Weights, WeightsMetadata, load_weights, save_weights
 
 STATE_FILE = "state.safetensors"
 HISTORY_FILE = "history.json"
+RUN_FILE = "run.json"
 PATCH_PX = 192
 MAX_RESTARTS = 3
 PROGRESS_EVERY_S = 2.0
@@ -74,16 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(RECIPES)}")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="photographs")
+    parser.add_argument("--data", required=True, metavar="DIR", help="photographs")
     parser.add_argument(
         "--validation",
-        type=Path,
         metavar="DIR",
         help="photographs to measure on (default: every twentieth of --data, held out)",
     )
     parser.add_argument(
         "--output",
-        type=Path,
         metavar="DIR",
         help="where checkpoints and weights go; all workers must see it (default: runs/RECIPE)",
     )
@@ -117,6 +126,7 @@ class TrainingJob:
     recipe: TrainingRecipe
     data: PreparedData
     threads: int
+    """Threads for computing, in each worker."""
     start: ResidualNetwork | None
     """Weights to start from, at the first start of a run."""
 
@@ -124,33 +134,36 @@ class TrainingJob:
 def run(args: argparse.Namespace) -> int:
     """Trains as `args` say and prints what came out. Returns the exit status."""
     recipe = build_recipe(args.recipe, args.set)
-    _check_workers(recipe, args.num_workers)
-    start = load_weights(args.start).network if args.start else None
+    _check_recipe(recipe, args.num_workers)
+    start = load_weights(args.start) if args.start else None
     if start is not None:
-        Trainer(recipe).start_from(start)  # says now, not in a worker, that it doesn't fit
-    output = (args.output or Path("runs") / recipe.name).absolute()
-    find_photographs(args.data)
-    _claim(output, recipe)
+        # Said now, not in a worker.
+        fresh = Trainer(recipe).start_from(start.network)
+        _tell(f"starting from {start.name}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    for path in (args.data, args.validation, args.output):
+        _check_local(path)
+    output = Path(args.output or Path("runs") / recipe.name).absolute()
     data = prepare(
-        args.data.absolute(), args.validation, output.parent, patch_px=PATCH_PX, tell=_tell
+        Path(args.data).absolute(),
+        args.validation and Path(args.validation).absolute(),
+        output.parent,
+        patch_px=PATCH_PX,
+        tell=_tell,
     )
+    begun = _claim(output, recipe, data, start)
     _tell(f"{data.num_photographs} photographs, {data.num_patches} patches; output in {output}")
     with ray_session(address=args.address, verbose=args.verbose) as resources:
+        _check_resources(resources, num_workers=args.num_workers, use_gpu=args.use_gpu)
         job = TrainingJob(
             recipe=recipe,
             data=data,
             threads=_threads(resources, args.num_workers),
-            start=start,
+            start=start and start.network,
         )
-        trainer, history = fit(
-            job,
-            output,
-            num_workers=args.num_workers,
-            use_gpu=args.use_gpu,
-        )
-    note = args.data_note or f"{data.num_photographs} photographs from {args.data.name}"
+        trainer, history = fit(job, output, num_workers=args.num_workers, use_gpu=args.use_gpu)
+    note = args.data_note or f"{data.num_photographs} photographs from {Path(args.data).name}"
+    metadata = describe_run(recipe, history, begun=begun, data_note=note, licence=args.licence)
     path = output / f"{recipe.name}.safetensors"
-    metadata = describe_run(recipe, history, start=args.start, data_note=note, licence=args.licence)
     sha256 = save_weights(path, trainer.averaged(), metadata)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metadata.figures.items())
     _tell(f"{path}  (sha256 {sha256[:12]}; {figures})")
@@ -162,8 +175,9 @@ def fit(
 ) -> tuple[Trainer, list[dict[str, float]]]:
     """Runs the job on a connected Ray, from its last checkpoint under `output` if there is one.
 
-    Returns the trainer in its last state, and one row of figures for each validation.
-    Raises DataError with the reason if the workers died more often than they are started again.
+    Returns the trainer in its last state, and one row for each validation: step, loss, psnr_y_db,
+    ssim_y. Raises DataError with the reason if the workers died more often than they are started
+    again, and ConfigError if the run is already longer than the recipe's steps.
     """
     board = ProgressBoard.options(num_cpus=0).remote()
     trainer = TorchTrainer(
@@ -175,23 +189,27 @@ def fit(
         run_config=RunConfig(
             name=output.name,
             storage_path=str(output.parent),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="psnr_y_db"
+            failure_config=FailureConfig(
+                max_failures=MAX_RESTARTS, controller_failure_limit=MAX_RESTARTS
             ),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
-    with _progress(board, job.recipe.steps):
+    with _progress(board, job.recipe.steps), _interrupt_as_usual():
         try:
             result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             raise DataError(f"training failed: {_root_cause(error)}") from error
     if result.checkpoint is None:
         raise DataError(f"the run in {output} left no checkpoint")
     with result.checkpoint.as_directory() as folder:
         final = Trainer(job.recipe)
         final.load_state(load_file(Path(folder) / STATE_FILE))
+        if final.step_count > job.recipe.steps:
+            raise ConfigError(
+                f"{output} is at step {final.step_count} already, beyond steps={job.recipe.steps}"
+            )
         return final, json.loads((Path(folder) / HISTORY_FILE).read_text())
 
 
@@ -226,6 +244,11 @@ def train_worker(config: dict[str, Any]) -> None:
         if not due and trainer.step_count != job.recipe.steps:
             continue
         row = {"step": trainer.step_count, "loss": _mean_over_workers(total / count)}
+        if not math.isfinite(row["loss"]):
+            raise DataError(
+                f"the loss is no number any more at step {trainer.step_count}; "
+                "a smaller --set learning_rate= may help"
+            )
         total, count = torch.zeros_like(total), 0
         if rank == 0:
             row |= validate(trainer.averaged(), validation, job.recipe)
@@ -237,7 +260,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def validate(
     network: ResidualNetwork, images: list[NDArray[np.uint8]], recipe: TrainingRecipe
 ) -> dict[str, float]:
-    """Mean PSNR and SSIM on BT.601 luma, border of `scale` pixels cropped.
+    """`psnr_y_db` and `ssim_y`: means on BT.601 luma, border of `scale` pixels cropped.
 
     The images (uint8 HWC RGB) are degraded as in training, always from the same seed.
     """
@@ -256,11 +279,11 @@ def describe_run(
     recipe: TrainingRecipe,
     history: list[dict[str, float]],
     *,
-    start: str | None,
+    begun: dict[str, Any],
     data_note: str,
     licence: str,
 ) -> WeightsMetadata:
-    """The metadata of the weights that the run ends with."""
+    """The metadata of the weights that a run ends with; `begun` is what its start recorded."""
     last = history[-1]
     settings = asdict(recipe)
     for field in ("name", "degradation"):
@@ -271,9 +294,9 @@ def describe_run(
         degradation=recipe.degradation,
         data=data_note,
         licence=licence,
-        git_revision=_revision(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        training={**settings, "started from": start or "random weights", "curve": curve},
+        git_revision=begun["revision"],
+        created=begun["created"],
+        training={**settings, "started from": begun["start"], "curve": curve},
         figures={f"validation {name}": last[name] for name in ("psnr_y_db", "ssim_y")},
     )
 
@@ -359,7 +382,10 @@ def _print_progress(board: Any, steps: int, done: threading.Event) -> None:
     next_line_s = time.monotonic() + PLAIN_PROGRESS_EVERY_S
     while True:
         finished = done.wait(PROGRESS_EVERY_S)
-        step, rows = ray.get(board.take.remote())
+        try:
+            step, rows = ray.get(board.take.remote())
+        except ray.exceptions.RayError:
+            return  # Ray is gone, and the main thread says why
         for row in rows:
             _tell(
                 f"step {row['step']:.0f} of {steps}: loss {row['loss']:.5f}, validation "
@@ -377,7 +403,13 @@ def _print_progress(board: Any, steps: int, done: threading.Event) -> None:
             return
 
 
-def _check_workers(recipe: TrainingRecipe, num_workers: int) -> None:
+def _check_recipe(recipe: TrainingRecipe, num_workers: int) -> None:
+    target_px = recipe.input_px * recipe.degradation.scale
+    if target_px > PATCH_PX:
+        raise ConfigError(
+            f"input_px is {recipe.input_px}: targets of {target_px} px don't fit in patches of "
+            f"{PATCH_PX} px"
+        )
     if num_workers < 1:
         raise ConfigError(f"--num-workers is {num_workers}, expected at least 1")
     if recipe.batch_size % num_workers:
@@ -385,36 +417,70 @@ def _check_workers(recipe: TrainingRecipe, num_workers: int) -> None:
             f"--num-workers is {num_workers}: the batch of {recipe.batch_size} examples can't be "
             f"shared equally; choose a divisor, or --set batch_size="
         )
-
-
-def _claim(output: Path, recipe: TrainingRecipe) -> None:
-    """Makes the output folder this recipe's own. ConfigError if it holds a run of another recipe.
-
-    `steps` and `validate_every` may differ: a run may be made longer.
-    """
-    settings = asdict(replace(recipe, steps=1, validate_every=1))
-    settings |= {"degradation": describe(recipe.degradation)}
-    wanted = json.loads(json.dumps(settings))
-    file = output / "recipe.json"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            file.write_text(json.dumps(wanted, indent=1))
-    except OSError as error:
-        raise DataError(
-            f"{output}: can't be written ({error.strerror}); choose --output"
-        ) from error
-    found = json.loads(file.read_text())
-    changed = [name for name in wanted if found.get(name) != wanted[name]]
-    if changed:
+    if num_workers > 1 and recipe.network.kind == "residual-bn":
         raise ConfigError(
-            f"{output} holds a run of another recipe ({', '.join(changed)} differ); "
-            f"choose another --output"
+            "residual-bn trains on one worker only: the statistics of a batch are those of a "
+            "worker's share, and the result would depend on the number of workers"
         )
 
 
+def _check_resources(resources: Resources, *, num_workers: int, use_gpu: bool) -> None:
+    """Ray waits without end for what isn't there."""
+    kind, have = ("GPU", resources.gpus) if use_gpu else ("CPU", resources.cpus)
+    if num_workers > have:
+        raise ConfigError(
+            f"{num_workers} workers need {num_workers} {kind}s, and Ray has {have:g}; "
+            f"change --num-workers" + (" or leave out --use-gpu" if use_gpu else "")
+        )
+
+
+def _check_local(path: str | None) -> None:
+    if path and "://" in path:
+        raise ConfigError(f"{path}: object stores can't be trained from yet; give a folder")
+
+
+def _claim(
+    output: Path, recipe: TrainingRecipe, data: PreparedData, start: Weights | None
+) -> dict[str, Any]:
+    """Makes the output folder this run's own; what its first start recorded there.
+
+    Raises ConfigError if it holds a run of another recipe, other data or another start. `steps`
+    and `validate_every` may differ: a run may be made longer.
+    """
+    settings = asdict(replace(recipe, steps=1, validate_every=1))
+    settings |= {"degradation": describe(recipe.degradation)}
+    wanted = {
+        **json.loads(json.dumps(settings)),
+        "data": data.folder.name,
+        "start": f"{start.name} ({start.sha256[:12]})" if start else "random weights",
+    }
+    file = output / RUN_FILE
+    try:
+        if not file.exists():
+            output.mkdir(parents=True, exist_ok=True)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps({**wanted, "revision": _revision(), "created": now}))
+            partial.replace(file)
+        found = json.loads(file.read_text())
+    except OSError as error:
+        raise DataError(
+            f"{output}: can't be written ({error.strerror}); choose another --output"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{file}: damaged ({error}); choose another --output") from error
+    changed = [name for name in wanted if found.get(name) != wanted[name]]
+    if changed:
+        raise ConfigError(
+            f"{output} holds another run ({', '.join(changed)} differ); choose another --output"
+        )
+    return found
+
+
 def _threads(resources: Resources, num_workers: int) -> int:
-    return max(1, int(resources.cpus) // num_workers)
+    """Of each worker: an equal share of all CPUs, but no more than one node has."""
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return max(1, min(int(resources.cpus) // num_workers, int(max(nodes))))
 
 
 def _resources(job: TrainingJob, use_gpu: bool) -> dict[str, float]:
@@ -422,25 +488,63 @@ def _resources(job: TrainingJob, use_gpu: bool) -> dict[str, float]:
 
 
 def _root_cause(error: BaseException) -> str:
+    """In one line. Workers that only lost their connection to the one at fault come last."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        failures = [_unwrapped(failure) for failure in error.worker_failures.values()]
+        return _one_line(min(failures, key=lambda f: "onnection" in str(f)))
+    if isinstance(error, ControllerError):
+        return _one_line(_unwrapped(error.controller_failure))
+    return _one_line(_unwrapped(error))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    # Ray gives the error of a remote process as its traceback, whose last line is the error.
+    line = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+    return line or type(error).__name__
+
+
+@contextmanager
+def _interrupt_as_usual() -> Generator[None]:
+    """Ray Train answers Ctrl-C by leaving with status 0, and keeps its handler afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _revision() -> str:
     """The git revision of this code, with `+` where files were changed; else the version."""
+    here = Path(__file__)
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--match="],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        # Installed code may lie in some other project's repository, which doesn't track it.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return _git(here.parent, "describe", "--always", "--abbrev=40", "--dirty=+", "--match=")
     except (OSError, subprocess.CalledProcessError):
         return f"resray {version('resray')}"
-    return described.stdout.strip()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        ["git", *arguments],  # noqa: S607
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
 
 
 def _tell(line: str) -> None:

@@ -16,7 +16,10 @@ def to_nchw(pixels: NDArray[Any]) -> Tensor:
 
 
 def to_levels(x_nchw: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """float NCHW, 0..1 (clipped here) -> NHWC of `dtype` (uint8 or uint16), rounded to nearest."""
+    """float NCHW, 0..1 (clipped here) -> NHWC of `dtype` (uint8 or uint16), rounded to nearest.
+
+    NaN has no level: what it becomes is undefined.
+    """
     top = int(np.iinfo(dtype).max)
     scaled = x_nchw.detach().float().clamp(0, 1).mul(top).round()
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy().astype(dtype))

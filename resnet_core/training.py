@@ -4,9 +4,10 @@ No engine here: a plain loop and a Ray worker call the same `Trainer.step` and g
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,15 @@ from resnet_core.losses import LOSSES
 from resnet_core.network import FoldableConv, NetworkConfig, ResidualNetwork, fold
 
 Precision = Literal["float32", "bfloat16"]
+_LOWEST = {
+    "batch_size": 1,
+    "input_px": 1,
+    "steps": 1,
+    "validate_every": 1,
+    "warmup_steps": 0,
+    "seed": 0,
+}
+_ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +66,28 @@ class TrainingRecipe:
                 f"the degradation's scale is {self.degradation.scale}, "
                 f"the network's {self.network.scale}"
             )
-        for name in ("batch_size", "input_px", "steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.precision not in get_args(Precision):
+            hint = did_you_mean(self.precision, get_args(Precision))
+            raise ConfigError(f"precision is {self.precision!r}; {hint}")
+        if not re.fullmatch(r"[\w.-]*\w", self.name):
+            raise ConfigError(f"name is {self.name!r}, expected a file's name without folders")
+        for name, low in _LOWEST.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ConfigError(f"{name} is {value!r}, expected a whole number from {low} up")
+        for name in ("learning_rate", "gradient_clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} is {value}, expected more than 0")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}, expected 0 to below 1")
 
 
 class Trainer:
-    """The state of a training run after `step` steps.
+    """The state of a training run after `step_count` steps.
 
-    `wrap` puts an engine around the network, such as DistributedDataParallel.
+    `wrap` puts an engine around the network, such as DistributedDataParallel. The initial weights
+    follow from the recipe's seed; torch's generator on the CPU is left as it was.
     """
 
     def __init__(
@@ -126,64 +147,77 @@ class Trainer:
         return fold(network)
 
     def start_from(self, network: ResidualNetwork) -> list[str]:
-        """Takes the folded weights of `network` where shapes agree; the rest stays as initialised.
+        """Takes the folded weights of `network`; a tail of another scale stays as initialised.
 
-        Returns the names of the layers that don't agree (the tail, from one scale to another).
-        Raises ConfigError if nothing agrees.
+        Returns the names of the layers that stay so. Raises ConfigError if the two differ in more
+        than the scale.
         """
+        ours, theirs = self.recipe.network, network.config
+        if replace(theirs, scale=ours.scale, expansion=ours.expansion) != ours:
+            raise ConfigError(f"can't start from {_told(theirs)}: the recipe has {_told(ours)}")
         sources = {n: m for n, m in network.named_modules() if isinstance(m, FoldableConv)}
         left: list[str] = []
         with torch.no_grad():
             for name, layer in self.network.named_modules():
                 if not isinstance(layer, FoldableConv):
                     continue
-                source = sources.get(name)
-                if source is None or source.direct.shape != layer.direct.shape:
+                source = sources[name]
+                if source.direct.shape != layer.direct.shape:
                     left.append(name)
                     continue
                 layer.direct.copy_(source.kernel())
                 layer.bias.copy_(source.bias)
                 if layer.project is not None:
                     layer.project.zero_()
-        if "head" in left or "blocks.0.first" in left:
-            raise ConfigError(
-                f"can't start from {network.config}: {self.recipe.network} has other layers"
-            )
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
         return left
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs, as named tensors on the CPU."""
+        """All that a resumed run needs, as named tensors on the CPU: a copy."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         for name, parameter in self.network.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = value
         tensors["step_count"] = torch.tensor(self.step_count)
-        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous()
+            for name, value in tensors.items()
+        }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises DataError that names what is missing or different."""
-        try:
-            self.network.load_state_dict(_part(tensors, "network."))
-        except RuntimeError as error:
-            raise DataError(
-                f"the checkpoint is of another network: {' '.join(str(error).split())}"
-            ) from error
+        """The inverse of `state`, a copy. DataError names what is missing or of another shape."""
+        expected = self._expected_shapes(
+            with_adam="step_count" in tensors and bool(tensors["step_count"])
+        )
+        for name, shape in expected.items():
+            if name not in tensors:
+                raise DataError(f"the checkpoint has no {name}")
+            if tensors[name].shape != shape:
+                raise DataError(
+                    f"the checkpoint is of another network: {name} is "
+                    f"{tuple(tensors[name].shape)}, expected {tuple(shape)}"
+                )
+        self.network.load_state_dict(_part(tensors, "network."))
         averages = _part(tensors, "average.")
-        if averages.keys() != self._average.keys():
-            raise DataError("the checkpoint has no averaged weights for this network")
-        self._average = {name: value.to(self.device) for name, value in averages.items()}
-        for name, parameter in self.network.named_parameters():
-            keys = [
-                key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors
-            ]
-            state = {key: tensors[f"adam.{key}.{name}"].clone() for key in keys}
+        self._average = {n: v.to(self.device, copy=True) for n, v in averages.items()}
+        self.step_count = int(tensors["step_count"])
+        for name, parameter in self.network.named_parameters() if self.step_count else ():
+            moments = {key: tensors[f"adam.{key}.{name}"].clone() for key in _ADAM_STATE}
             self._optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(self.device)
-                for key, value in state.items()
+                for key, value in moments.items()
             }
-        self.step_count = int(tensors["step_count"])
+
+    def _expected_shapes(self, *, with_adam: bool) -> dict[str, torch.Size]:
+        shapes = {f"network.{n}": v.shape for n, v in self.network.state_dict().items()}
+        shapes |= {f"average.{n}": v.shape for n, v in self._average.items()}
+        shapes["step_count"] = torch.Size([])
+        for name, parameter in self.network.named_parameters() if with_adam else ():
+            for key in _ADAM_STATE:
+                shape = torch.Size([]) if key == "step" else parameter.shape
+                shapes[f"adam.{key}.{name}"] = shape
+        return shapes
 
     def _floats(self) -> dict[str, Tensor]:
         state = self.network.state_dict()
@@ -199,3 +233,7 @@ class Trainer:
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+
+def _told(config: NetworkConfig) -> str:
+    return f"{config.kind} {config.num_blocks}x{config.channels}, unshuffle {config.unshuffle}"

@@ -6,6 +6,7 @@ The metadata is one JSON object under the key `resray`. Nothing is ever unpickle
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 
 from resnet_core.degradation import Degradation, describe, from_description
-from resnet_core.errors import ConfigError, WeightsError, did_you_mean
+from resnet_core.errors import ConfigError, DataError, WeightsError, did_you_mean
 from resnet_core.network import NetworkConfig, ResidualNetwork
 
 FORMAT_VERSION = 1
@@ -48,7 +49,19 @@ class WeightsMetadata:
     training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The recipe's own fields, and `curve`: step, mean loss and PSNR-Y in dB at each validation."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Measured results, each named with its set and unit: `valid psnr_y_db`."""
+    """Measured results, each named with its set and unit: `validation psnr_y_db`."""
+
+    def __post_init__(self) -> None:
+        for name in ("task", "data", "licence", "git_revision", "created"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value.isprintable()):
+                raise ConfigError(f"{name} is {value!r}, expected one line of text")
+        for name in ("training", "figures"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected named values")
+        for name, value in self.figures.items():
+            if not (type(value) in (int, float) and math.isfinite(value)):
+                raise ConfigError(f"figure {name} is {value!r}, expected a number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,56 +124,88 @@ def load_weights(name_or_path: str) -> Weights:
 def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata) -> str:
     """Writes a folded network, whole or not at all; returns the file's SHA-256.
 
-    The same network and metadata give the same bytes. Raises ConfigError for an unfolded network.
+    The same network and metadata give the same bytes. Raises ConfigError for a network that isn't
+    folded or holds values that aren't finite, and DataError if the file can't be written.
     """
     if not network.config.folded:
         raise ConfigError("only a folded network is written; call fold() first")
+    for name, value in network.state_dict().items():
+        if not _is_finite(value):
+            raise ConfigError(f"tensor {name} holds values that aren't finite: not written")
     described = asdict(metadata) | {"degradation": describe(metadata.degradation)}
     header = {"version": FORMAT_VERSION, "network": asdict(network.config), **described}
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
     data = dump_tensors(tensors, {METADATA_KEY: json.dumps(header, sort_keys=True, default=dict)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror})") from error
     return hashlib.sha256(data).hexdigest()
 
 
 def _parse(name: str, data: bytes) -> Weights:
-    header = _header(data)
+    tensors, header = _read(data)
     version = header.pop("version", None)
     if version != FORMAT_VERSION:
         raise WeightsError(
             f"format version {version!r}, expected {FORMAT_VERSION}; a newer resray wrote it?"
         )
-    network = ResidualNetwork(_known(NetworkConfig, header.pop("network", None), "network"))
-    if not network.config.folded:
+    config = _known(NetworkConfig, header.pop("network", None), "network")
+    if not config.folded:
         raise WeightsError("the network isn't folded")
-    _fill(network, load_tensors(data))
-    header["degradation"] = from_description(header.get("degradation") or {})
+    # Shapes are compared before there is memory for them: a header may claim any size.
+    with torch.device("meta"):
+        network = ResidualNetwork(config)
+    _fill(network, tensors)
+    header["degradation"] = _degradation(header.get("degradation"))
     metadata = _known(WeightsMetadata, header, "metadata")
+    if metadata.degradation.scale != config.scale:
+        raise WeightsError(
+            f"its degradation is of scale {metadata.degradation.scale}, "
+            f"its network of {config.scale}"
+        )
     sha256 = hashlib.sha256(data).hexdigest()
     return Weights(name=name, network=network.eval(), metadata=metadata, sha256=sha256)
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _read(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
-        load_tensors(data)
+        tensors = load_tensors(data)
     except SafetensorError as error:
         raise WeightsError(f"no safetensors file, or a damaged one ({error})") from error
     (length,) = struct.unpack("<Q", data[:8])
-    entry = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
+    entries = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    entry = entries.get(METADATA_KEY)
     if entry is None:
         raise WeightsError(f"a safetensors file without resray's metadata (key {METADATA_KEY!r})")
     try:
         header = json.loads(entry)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"its metadata is no JSON ({error})") from error
     if not isinstance(header, dict):
         raise WeightsError("its metadata is no JSON object")
-    return header
+    return tensors, header
+
+
+def _degradation(description: Any) -> Degradation:
+    if not isinstance(description, dict):
+        raise WeightsError("its metadata has no degradation")
+    try:
+        return from_description(description)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"its degradation can't be read ({error})") from error
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    return math.isfinite(float(value.double().abs().sum()))
 
 
 def _known(kind: type[_T], values: Any, what: str) -> _T:
@@ -189,9 +234,9 @@ def _fill(network: ResidualNetwork, tensors: Mapping[str, torch.Tensor]) -> None
                 f"tensor {name}: expected {value.dtype} {tuple(value.shape)}, "
                 f"found {found.dtype} {tuple(found.shape)}"
             )
-        if not math.isfinite(float(found.double().abs().sum())):
+        if not _is_finite(found):
             raise WeightsError(f"tensor {name} holds values that aren't finite")
     extra = tensors.keys() - expected.keys()
     if extra:
         raise WeightsError(f"tensor {min(extra)} is not of this network")
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict(dict(tensors), assign=True)

@@ -66,9 +66,37 @@ def test_a_broken_photograph_is_skipped_and_named(tmp_path: Path) -> None:
 def test_too_many_broken_photographs_stop_the_run(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path / "photographs", 4)
     (folder / "photograph-003.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 3 photographs can't be read: photograph-003\.png"):
+    with pytest.raises(DataError, match=r"1 of 4 photographs can't be read: photograph-003\.png"):
         prepare(folder, None, tmp_path / "cache", patch_px=64, tell=print)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == []
+
+
+def test_a_broken_photograph_that_is_held_out_is_skipped_and_named_too(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 22, height=70, width=70)
+    whole = (folder / "photograph-020.png").read_bytes()
+    (folder / "photograph-020.png").write_bytes(whole[:-200])
+    data = prepare(folder, None, tmp_path / "cache", patch_px=64, tell=print)
+    assert (data.num_photographs, data.num_validation) == (20, 1)
+    assert data.broken[0].startswith("photograph-020.png: ")
+
+
+def test_the_same_photographs_held_out_otherwise_are_cut_anew(tmp_path: Path) -> None:
+    a, b, c = (write_photographs(tmp_path / name, 1) for name in "abc")
+    both = write_photographs(tmp_path / "both", 0)
+    for folder in (a, b):
+        (folder / "photograph-000.png").rename(both / f"{folder.name}.png")
+    first = prepare(both, c, tmp_path / "cache", patch_px=64, tell=print)
+    (both / "b.png").rename(c / "b.png")
+    second = prepare(both, c, tmp_path / "cache", patch_px=64, tell=print)
+    assert (first.num_photographs, second.num_photographs) == (2, 1)
+    assert first.folder != second.folder
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 2)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="file/cache: can't be written"):
+        prepare(folder, None, tmp_path / "file" / "cache", patch_px=64, tell=print)
 
 
 def test_photographs_smaller_than_a_patch_stop_the_run(tmp_path: Path) -> None:

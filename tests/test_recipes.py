@@ -31,7 +31,7 @@ def test_overrides_reach_inside_and_keep_types() -> None:
         ("steps.more=1", "steps has no fields of its own"),
         ("network=1", "expected one of its fields"),
         ("netwrk.channels=1", "has no field 'netwrk'; did you mean 'network'"),
-        ("steps=0", "steps is 0, expected at least 1"),
+        ("steps=0", "steps is 0, expected a whole number from 1 up"),
     ],
 )
 def test_a_bad_override_is_named(override: str, message: str) -> None:

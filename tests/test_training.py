@@ -133,9 +133,11 @@ def test_another_scale_starts_from_the_body() -> None:
 
 
 def test_weights_of_another_width_are_no_start() -> None:
-    other = Trainer(replace(RECIPE, network=replace(NETWORK, channels=32)))
-    with pytest.raises(ConfigError, match="can't start from"):
-        Trainer(RECIPE).start_from(other.averaged())
+    others = (replace(NETWORK, channels=32), replace(NETWORK, num_blocks=2))
+    for network in (*others, replace(NETWORK, kind="plain")):
+        other = Trainer(replace(RECIPE, network=network))
+        with pytest.raises(ConfigError, match=r"can't start from .*: the recipe has residual 1x16"):
+            Trainer(RECIPE).start_from(other.averaged())
 
 
 def test_a_checkpoint_of_another_network_is_refused() -> None:
@@ -144,11 +146,37 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         Trainer(RECIPE).load_state(other.state())
 
 
+@pytest.mark.parametrize("name", ["step_count", "network.head.bias", "adam.exp_avg.tail.bias"])
+def test_a_checkpoint_that_lacks_something_is_refused(name: str) -> None:
+    trainer = Trainer(RECIPE)
+    run_steps(trainer, 1)
+    state = trainer.state()
+    del state[name]
+    with pytest.raises(DataError, match=f"the checkpoint has no {name}"):
+        Trainer(RECIPE).load_state(state)
+
+
+def test_a_kept_state_does_not_change_with_later_steps() -> None:
+    trainer = Trainer(RECIPE)
+    run_steps(trainer, 2)
+    kept = trainer.state()
+    copy = {name: value.clone() for name, value in kept.items()}
+    run_steps(trainer, 4)
+    other = Trainer(RECIPE)
+    other.load_state(kept)
+    run_steps(other, 4)
+    assert all(torch.equal(value, copy[name]) for name, value in kept.items())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"precision": "bf16"}, "precision is 'bf16'; did you mean 'bfloat16'"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, expected more than 0"),
+        ({"seed": -1}, "seed is -1, expected a whole number from 0 up"),
+        ({"name": "../x"}, "expected a file's name without folders"),
         ({"loss": "l2"}, "loss is 'l2'; known: charbonnier, fft, l1"),
-        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"steps": 0}, "steps is 0, expected a whole number from 1 up"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"degradation": bicubic(3)}, "the degradation's scale is 3, the network's 2"),
     ],
@@ -163,3 +191,4 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
     batch = SAMPLER.batch(0)
     losses = [[t.step(*batch).item() for _ in range(4)] for t in (exact, fast)]
     assert np.allclose(losses[0], losses[1], rtol=0.02)
+    assert losses[0] != losses[1]

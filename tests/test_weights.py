@@ -10,9 +10,12 @@ from safetensors.torch import load, save
 from weights_for_tests import SMALL, metadata_for, random_network, write_weights
 
 from resnet_core import weights as module
-from resnet_core.errors import ConfigError, WeightsError
+from resnet_core.degradation import bicubic, describe
+from resnet_core.errors import ConfigError, DataError, WeightsError
 from resnet_core.network import NetworkConfig, ResidualNetwork
 from resnet_core.weights import load_weights, packaged_weights, save_weights
+
+DEEPER = describe(bicubic(4))
 
 
 def header_of(data: bytes) -> dict[str, str]:
@@ -47,6 +50,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_weights_file_of_the_package_loads_and_is_small() -> None:
+    assert {"sr-x2", "sr-x4"} <= set(packaged_weights())
     for name in packaged_weights():
         weights = load_weights(name)
         assert weights.name == name
@@ -88,6 +92,20 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         load_weights(str(path))
 
 
+@pytest.mark.parametrize("entry", ["[" * 100_000, "no JSON", "[1]"])
+def test_metadata_that_is_no_json_object_is_refused(tmp_path: Path, entry: str) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(save(random_network().state_dict(), {"resray": entry}))
+    with pytest.raises(WeightsError, match=r"odd\.safetensors: its metadata is no JSON"):
+        load_weights(str(path))
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match=r"w\.safetensors: can't be written"):
+        save_weights(tmp_path / "file" / "w.safetensors", random_network(), metadata_for())
+
+
 def test_a_safetensors_file_from_elsewhere_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "elsewhere.safetensors"
     path.write_bytes(save({"a": torch.zeros(1)}))
@@ -109,6 +127,13 @@ def test_a_safetensors_file_from_elsewhere_is_refused(tmp_path: Path) -> None:
         ({"network": {"num_blocks": 1, "channels": 16}}, None, "tensor blocks.1.* is not of this"),
         ({"network": {"num_blocks": 2, "channels": 32}}, None, "expected .*32.*, found .*16"),
         ({"degradation": {"name": "x"}}, None, "degradation: expected"),
+        ({"degradation": [1]}, None, "has no degradation"),
+        ({"degradation": DEEPER}, None, "degradation is of scale 4, its network of 2"),
+        ({"figures": "abc"}, None, "figures is 'abc', expected named values"),
+        ({"figures": {"psnr": "high"}}, None, "figure psnr is 'high', expected a number"),
+        ({"task": ["sr"]}, None, "task is .*, expected one line of text"),
+        ({"licence": "\x1b[2J"}, None, "licence is .*, expected one line of text"),
+        ({"network": {"num_blocks": 256, "channels": 1024}}, None, "tensor .* (is missing|found)"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(
@@ -120,9 +145,12 @@ def test_what_is_wrong_with_a_file_is_named(
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "w.safetensors")
     network = random_network()
     with torch.no_grad():
         network.tail.bias[0] = float("nan")
-    save_weights(tmp_path / "w.safetensors", network, metadata_for())
+    with pytest.raises(ConfigError, match=r"tail\.bias holds values that aren't finite: not writ"):
+        save_weights(path, network, metadata_for())
+    path.write_bytes(save(network.state_dict(), header_of(path.read_bytes())))
     with pytest.raises(WeightsError, match=r"tail\.bias holds values that aren't finite"):
         load_weights(str(tmp_path / "w.safetensors"))
