@@ -1,29 +1,23 @@
 """`resray enhance SRC DST`: every image of a folder made better, into another folder.
 
 The command: check, list, enhance through `bulk`, record, show, report. What happens to one object
-is in `enhance_object`, what is to be done in `worklist`, and Ray in `bulk`.
+is in `enhance_object`, what is to be done in `selection` and `worklist`, and Ray in `bulk`.
 """
 
 import argparse
 import math
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings, core_settings, naming
-from pipelines.ledger import (
-    LEDGER_PREFIX,
-    LedgerRow,
-    LedgerWriter,
-    RecordedState,
-    list_parts,
-    read_parts,
-)
+from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
 from pipelines.report import (
     Estimate,
@@ -34,9 +28,9 @@ from pipelines.report import (
     format_figure,
     write_enhance_report,
 )
+from pipelines.selection import Selection
 from pipelines.storage import RESERVED, FolderStore, make_writable, open_source, open_target
 from pipelines.summary import RunSummary, Whole
-from pipelines.worklist import Verdict, Work, plan_work, resume, sample_evenly
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.images import FORMATS, METADATA_POLICIES, output_format
 from resnet_core.weights import Weights, load_weights, weights_path
@@ -168,33 +162,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which of the source's objects a run takes. Calling it lists them; it is picklable."""
-
-    source: FolderStore
-    target: FolderStore
-    settings: RunSettings
-    parts: tuple[str, ...]
-    """Parts of the ledger from earlier runs. A list, so that a second look sees the same."""
-    retry_failed: bool = False
-    sample: int | None = None
-
-    def __call__(self) -> Iterable[tuple[Work, Verdict]]:
-        if self.sample is not None:
-            return ((work, "todo") for work in sample_evenly(self._works, self.sample))
-        return resume(
-            self._works(),
-            RecordedState(read_parts(self.target, self.parts)),
-            weights_sha256=self.settings.weights_sha256,
-            settings_hash=self.settings.hash,
-            retry_failed=self.retry_failed,
-        )
-
-    def _works(self) -> Iterator[Work]:
-        return plan_work(self.source.list_objects(), naming(self.settings.format))
-
-
 def run(args: argparse.Namespace) -> int:
     """Enhance; the exit status. ResrayError for what the user can mend."""
     weights, settings = _settings(args)
@@ -207,7 +174,9 @@ def run(args: argparse.Namespace) -> int:
     selection = Selection(
         source=source,
         target=target,
-        settings=settings,
+        naming=naming(settings.format),
+        weights_sha256=weights.sha256,
+        settings_hash=settings.hash,
         parts=() if args.sample else tuple(list_parts(target)),
         retry_failed=args.retry_failed,
         sample=args.sample,
@@ -457,10 +426,8 @@ def _shown_settings(settings: RunSettings) -> tuple[tuple[str, str], ...]:
 
 def _first_cause(error: BaseException) -> str:
     """The innermost message of a failed run, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    name, _, message = last.partition(": ")
-    own = message if name.rpartition(".")[2].endswith("Error") and message else last
+    found = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): (.+)$", str(error), re.MULTILINE)
+    own = found[-1].strip() if found else str(error).strip().partition("\n")[0]
     return f"the run could not go on: {own} (-v shows all of it; the same command goes on)"
 
 
