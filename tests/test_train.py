@@ -1,6 +1,7 @@
 """Training through Ray Train: the core's own losses, resume, and clear errors."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,10 @@ def test_a_worker_that_dies_goes_on_from_the_last_checkpoint(
                 file.write(f"{self.step_count} ")
             if self.step_count == 3 and not mark.exists():
                 mark.touch()
+                # Ray records a checkpoint some moments after the report of it.
+                record = tmp_path / "run" / "checkpoint_manager_snapshot.json"
+                while not (record.exists() and "checkpoint_" in record.read_text()):
+                    time.sleep(0.1)
                 os._exit(1)
             return step(self, *batch)
 
