@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
     begun = _claim(output, recipe, data, start)
     _tell(f"{data.num_photographs} photographs, {data.num_patches} patches; output in {output}")
     with ray_session(address=args.address, verbose=args.verbose) as resources:
-        _check_resources(resources, num_workers=args.num_workers, use_gpu=args.use_gpu)
+        check_resources(resources, num_workers=args.num_workers, use_gpu=args.use_gpu)
         job = TrainingJob(
             recipe=recipe,
             data=data,
@@ -424,7 +424,7 @@ def _check_recipe(recipe: TrainingRecipe, num_workers: int) -> None:
         )
 
 
-def _check_resources(resources: Resources, *, num_workers: int, use_gpu: bool) -> None:
+def check_resources(resources: Resources, *, num_workers: int, use_gpu: bool) -> None:
     """Ray waits without end for what isn't there."""
     kind, have = ("GPU", resources.gpus) if use_gpu else ("CPU", resources.cpus)
     if num_workers > have:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from photographs_for_tests import write_photographs
 
-from cluster.connect import ray_session
+from cluster.connect import Resources, ray_session
 from pipelines.cli import main
 from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import build_recipe
-from pipelines.train import TrainingJob, fit, train_worker, validate
-from resnet_core.errors import DataError
+from pipelines.train import TrainingJob, check_resources, fit, train_worker, validate
+from resnet_core.errors import ConfigError, DataError
 from resnet_core.network import ResidualNetwork
 from resnet_core.patches import PatchSampler
 from resnet_core.training import Trainer, TrainingRecipe
@@ -150,15 +150,20 @@ def test_the_command_writes_weights_and_its_next_run_starts_from_them(
         assert "is at step 6 already, beyond steps=4" in capsys.readouterr().err
         assert main([*first, "--set", "seed=1"]) == 1
         assert "holds another run (seed differ)" in capsys.readouterr().err
-        assert main([*first[:-2], "--num-workers", "4", "--output", str(tmp_path / "x")]) == 1
-        assert "4 workers need 4 CPUs, and Ray has" in capsys.readouterr().err
-        assert main([*first, "--use-gpu", "--output", str(tmp_path / "x")]) == 1
-        assert "1 workers need 1 GPUs, and Ray has 0" in capsys.readouterr().err
 
         start = str(tmp_path / "x2" / "sr-x2.safetensors")
         second = ["train", "sr-x4", "--data", str(photographs), "--from", start, *sets]
         assert main([*second, "--output", str(tmp_path / "x4")]) == 0
     assert load_weights(str(tmp_path / "x4" / "sr-x4.safetensors")).config.scale == 4
+
+
+def test_workers_that_can_never_start_are_refused() -> None:
+    laptop = Resources(cpus=2, gpus=0)
+    check_resources(laptop, num_workers=2, use_gpu=False)
+    with pytest.raises(ConfigError, match="4 workers need 4 CPUs, and Ray has 2"):
+        check_resources(laptop, num_workers=4, use_gpu=False)
+    with pytest.raises(ConfigError, match="1 workers need 1 GPUs, and Ray has 0.*--use-gpu"):
+        check_resources(laptop, num_workers=1, use_gpu=True)
 
 
 @pytest.mark.parametrize(
