@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from resnet_core.errors import DataError
 
 CONNECT_TIMEOUT_S = 5.0
+START_ATTEMPTS = 2
 
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,23 +70,39 @@ def _connect(address: str | None, *, verbose: bool) -> None:
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet = nullcontext() if verbose else _silence()
+    is_local = address in (None, "local")
     try:
         with quiet:
-            if address in (None, "local"):
+            if is_local:
                 _set_token()
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    logging_level=level,
-                    log_to_driver=verbose,
-                )
+                _start_local(level, verbose=verbose)
             else:
                 _check_answers(address)
                 ray.init(address=address, logging_level=level, log_to_driver=verbose)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = "on this machine" if address in (None, "local") else f"at {address}"
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"Ray {where} can't be reached: {reason}") from error
+    except Exception as error:  # Ray raises many kinds, bare ones too
+        where = "can't start on this machine" if is_local else f"at {address} can't be reached"
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"Ray {where}: {reason}") from error
+
+
+def _start_local(level: int, *, verbose: bool) -> None:
+    """On a machine that is very busy Ray gives up on its own processes after 30 s: try again."""
+    import ray  # noqa: PLC0415
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                logging_level=level,
+                log_to_driver=verbose,
+            )
+        except Exception:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def _check_answers(address: str | None) -> None:

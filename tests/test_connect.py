@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
-from cluster.connect import ray_session
+from cluster.connect import START_ATTEMPTS, ray_session
 from resnet_core.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 SESSION = """
-from cluster.connect import ray_session
+from cluster.connect import START_ATTEMPTS, ray_session
 with ray_session() as first, ray_session() as second:
     import ray
     assert first == second and first.cpus >= 1
@@ -44,3 +45,20 @@ def test_an_address_that_does_not_answer_is_one_line_and_soon() -> None:
         ray_session(address="127.0.0.1:1"),
     ):
         pass
+
+
+def test_a_start_that_fails_is_tried_again_and_then_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = 0
+
+    def fail(**_options: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        raise Exception("timed out\nduring startup")  # noqa: TRY002  as Ray does
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(DataError, match=r"^Ray can't start on this machine: timed out$"):
+        ray_session().__enter__()
+    assert attempts == START_ATTEMPTS
