@@ -162,7 +162,7 @@ def test_workers_that_can_never_start_are_refused() -> None:
     check_resources(laptop, num_workers=2, use_gpu=False)
     with pytest.raises(ConfigError, match="4 workers need 4 CPUs, and Ray has 2"):
         check_resources(laptop, num_workers=4, use_gpu=False)
-    with pytest.raises(ConfigError, match="1 workers need 1 GPUs, and Ray has 0.*--use-gpu"):
+    with pytest.raises(ConfigError, match=r"1 workers need 1 GPUs, and Ray has 0.*--use-gpu"):
         check_resources(laptop, num_workers=1, use_gpu=True)
 
 
