@@ -25,15 +25,3 @@ ROOT = Path(__file__).resolve().parent.parent
 def examples_dir() -> Path:
     """The folder of photographs that the repository ships."""
     return ROOT / "examples"
-
-
-@pytest.fixture(scope="session")
-def bench_dir() -> Path:
-    """The folder of the academic test sets (set5, set14, ...), named by RESRAY_BENCH_DIR."""
-    value = os.environ.get("RESRAY_BENCH_DIR")
-    if value is None:
-        pytest.skip("RESRAY_BENCH_DIR names no folder of test sets")
-    folder = Path(value)
-    if not folder.is_dir():
-        pytest.fail(f"RESRAY_BENCH_DIR={value}: no such folder")
-    return folder
