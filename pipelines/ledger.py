@@ -50,6 +50,8 @@ class LedgerRow:
     source_height_px: int | None = None
     output_width_px: int | None = None
     output_height_px: int | None = None
+    change_levels: float | None = None
+    """Mean absolute difference between the result and its base, in levels of 255."""
     get_s: float = 0.0
     decode_s: float = 0.0
     network_s: float = 0.0
@@ -79,6 +81,7 @@ SCHEMA = pa.schema(
         pa.field("source_height_px", pa.int32()),
         pa.field("output_width_px", pa.int32()),
         pa.field("output_height_px", pa.int32()),
+        pa.field("change_levels", pa.float32()),
         pa.field("get_s", pa.float32(), nullable=False),
         pa.field("decode_s", pa.float32(), nullable=False),
         pa.field("network_s", pa.float32(), nullable=False),
