@@ -1,15 +1,17 @@
 """Weights and settings in, then image in, image out.
 
-An `Enhancer` keeps nothing between or during calls but its network: any number of threads may share
-one.
+An `Enhancer` keeps nothing between or during calls but its network (and the queue of windows that
+calls share, with `batch_px`): any number of threads may share one.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from numpy.typing import NDArray
 
+from resnet_core.batching import WindowBatcher
 from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
@@ -45,10 +47,30 @@ class EnhanceSettings:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Enhanced:
+    """An enhanced image, and how far it is from its base."""
+
+    image: Image
+    change_levels: float
+    """Mean absolute difference between the two, in levels of 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """A window's result, and the sum of its changes over all its values."""
+
+    levels: NDArray[Any]
+    change: float
+
+
 class Enhancer:
     """Applies weights to images of any size, in tiles.
 
     `device`: a torch device; None takes the first GPU where there is one, else the CPU.
+    `batch_px`: windows of one shape, from whatever threads call, run as one batch of up to so many
+    input pixels, and large images take turns with small ones; None runs each window alone, in the
+    caller's thread.
     """
 
     def __init__(
@@ -57,6 +79,7 @@ class Enhancer:
         settings: EnhanceSettings | None = None,
         *,
         device: str | None = None,
+        batch_px: int | None = None,
     ):
         self.weights = weights
         self.settings = settings or EnhanceSettings()
@@ -71,6 +94,7 @@ class Enhancer:
         network.load_state_dict(weights.network.state_dict())
         network = network.eval().to(self.device, self.dtype)
         self._network = network.to(memory_format=torch.channels_last)
+        self._batcher = None if batch_px is None else WindowBatcher(self._run, batch_px=batch_px)
 
     def enhance(self, image: Image) -> Image:
         """The better image, `scale` times as large; format, profile and metadata are the source's.
@@ -78,11 +102,16 @@ class Enhancer:
         Alpha is enlarged bicubically; colour under fully transparent pixels is taken from their
         surroundings first, so that no dark edge grows from what can't be seen.
         """
+        return self.enhance_measured(image).image
+
+    def enhance_measured(self, image: Image) -> Enhanced:
+        """`enhance`, and how much it changed."""
         alpha = image.alpha
-        if alpha is None:
-            return replace(image, pixels=self.enhance_pixels(image.pixels))
-        pixels = self.enhance_pixels(fill_transparent(image.pixels, alpha))
-        return replace(image, pixels=pixels, alpha=self._enlarge(alpha))
+        visible = image.pixels if alpha is None else fill_transparent(image.pixels, alpha)
+        pixels, change_levels = self._enhance_pixels(visible)
+        enlarged = None if alpha is None else self._enlarge(alpha)
+        better = replace(image, pixels=pixels, alpha=enlarged)
+        return Enhanced(image=better, change_levels=change_levels)
 
     def enhance_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """uint8 or uint16 HWC, C = 3 (RGB) or 1 (gray) -> same dtype, (scale * H, scale * W, C).
@@ -90,36 +119,60 @@ class Enhancer:
         Gray is shown to the network as three equal channels, and their mean is kept.
         Raises ValueError for another dtype or shape.
         """
+        return self._enhance_pixels(pixels)[0]
+
+    def _enhance_pixels(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], float]:
         if pixels.dtype.name not in _LEVELS or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
             raise ValueError(
                 f"expected uint8 or uint16 HWC with 1 or 3 channels, got {_told(pixels)}"
             )
+        change, count = 0.0, 0
+
+        def work(windows: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+            nonlocal change, count
+            for result in self._results(windows):
+                change += result.change
+                count += result.levels.size
+                yield result.levels
+
         config = self.weights.config
-        return map_tiles(
-            self._work,
+        better = map_tiles(
+            work,
             pixels,
             scale=self.scale,
             tile_px=self.settings.tile_px,
             halo_px=config.halo_px,
             multiple_of=config.unshuffle,
         )
+        return better, 255 * change / max(count, 1)
+
+    def _results(self, windows: Sequence[NDArray[Any]]) -> Iterator[_Window]:
+        if self._batcher is not None:
+            return self._batcher.results(windows)
+        return (self._run([window])[0] for window in windows)
 
     @torch.inference_mode()
-    def _work(self, window: NDArray[Any]) -> NDArray[Any]:
+    def _run(self, windows: Sequence[NDArray[Any]]) -> list[_Window]:
+        """Windows of one shape and dtype, as one batch."""
         strength = self.settings.strength
-        x = to_nchw(window).to(self.device)
+        x = torch.cat([to_nchw(window) for window in windows]).to(self.device)
         gray = x.shape[1] == 1
-        y = bicubic_base(x, self.scale)
+        base = y = bicubic_base(x, self.scale)
         if strength != 0:
             rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=torch.channels_last)
             residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
             # The base stays float32: in bfloat16 it would lose the image's own levels.
-            y = y + strength * (residual.mean(1, keepdim=True) if gray else residual)
-        return to_levels(y, window.dtype)[0]
+            y = base + strength * (residual.mean(1, keepdim=True) if gray else residual)
+        changes = (y.clamp(0, 1) - base.clamp(0, 1)).abs().sum(dim=(1, 2, 3)).tolist()
+        levels = to_levels(y, windows[0].dtype)
+        return [
+            _Window(levels=image, change=change)
+            for image, change in zip(levels, changes, strict=True)
+        ]
 
     def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
         return map_tiles(
-            self._enlarge_window,
+            lambda windows: map(self._enlarge_window, windows),
             alpha,
             scale=self.scale,
             tile_px=self.settings.tile_px,

@@ -1,11 +1,12 @@
-"""Large images in tiles: each is worked with a halo of its surroundings, and its core is kept.
+"""Large images in windows: each holds a core and its surroundings, and the core is kept.
 
-Where the halo is at least the network's receptive field, the tiles' cores put together are what the
-whole image would give (within float rounding), and memory follows the tile's size, not the image's.
-All figures are input pixels.
+Where the surroundings (the halo) are at least the network's receptive field, the cores put together
+are what the whole image would give (within float rounding), and memory follows the window's size,
+not the image's. All windows of an image have one shape, in steps of WINDOW_STEP_PX, so that they
+can be batched, and those of images of one size too. All figures are input pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_core.errors import ConfigError
+
+WINDOW_STEP_PX = 16
+
+WorkOnWindows = Callable[[Sequence[NDArray[Any]]], Iterable[NDArray[Any]]]
+"""Takes the windows of an image, HWC, and gives each one enlarged by the scale, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,36 +33,32 @@ class Span:
 
 
 def spans(length_px: int, *, tile_px: int, halo_px: int, multiple_of: int = 1) -> list[Span]:
-    """The tiles along an axis: as few as `tile_px` allows, of nearly equal length.
+    """As few windows as `tile_px` allows along an axis, of one length, at most tile and two halos.
 
-    Cores begin at multiples of `multiple_of` (the network's `unshuffle`), and so do windows where
-    `halo_px` is one. Raises ConfigError for a tile below one pixel.
+    `length_px` and `halo_px` are multiples of `multiple_of` (the network's `unshuffle`), and
+    windows begin and end at its multiples. Raises ConfigError for a tile below one pixel.
     """
     if tile_px < 1:
         raise ConfigError(f"tile_px is {tile_px}, expected at least 1")
-    units = -(-length_px // multiple_of)
-    count = -(-units // max(1, tile_px // multiple_of))
-    edges = [min(length_px, index * units // count * multiple_of) for index in range(count)]
-    edges.append(length_px)
+    core_px = max(tile_px // multiple_of, 1) * multiple_of
+    longest_px = core_px + 2 * halo_px
+    if length_px <= longest_px:
+        return [Span(start=0, stop=length_px, low=0, high=length_px)]
+    count = -(-(length_px - 2 * halo_px) // core_px)
+    needed_px = -(-(length_px + 2 * halo_px * (count - 1)) // count)
+    step_px = max(multiple_of, WINDOW_STEP_PX)
+    window_px = min(-(-needed_px // step_px) * step_px, longest_px)
+    free = (length_px - window_px) // multiple_of
+    lows = [index * free // (count - 1) * multiple_of for index in range(count)]
+    edges = [0, *(low + halo_px for low in lows[1:]), length_px]
     return [
-        Span(
-            start=start, stop=stop, low=max(0, start - halo_px), high=min(length_px, stop + halo_px)
-        )
-        for start, stop in pairwise(edges)
+        Span(start=start, stop=stop, low=low, high=low + window_px)
+        for low, (start, stop) in zip(lows, pairwise(edges), strict=True)
     ]
 
 
-def tile_windows(
-    height: int, width: int, *, tile_px: int, halo_px: int, multiple_of: int = 1
-) -> Iterator[tuple[Span, Span]]:
-    """Row and column span of every tile of an image, row by row."""
-    rows = spans(height, tile_px=tile_px, halo_px=halo_px, multiple_of=multiple_of)
-    columns = spans(width, tile_px=tile_px, halo_px=halo_px, multiple_of=multiple_of)
-    return ((row, column) for row in rows for column in columns)
-
-
 def map_tiles(
-    work: Callable[[NDArray[Any]], NDArray[Any]],
+    work: WorkOnWindows,
     pixels: NDArray[Any],
     *,
     scale: int,
@@ -64,21 +66,32 @@ def map_tiles(
     halo_px: int,
     multiple_of: int = 1,
 ) -> NDArray[Any]:
-    """`work` over an image in tiles: HWC -> (scale * H, scale * W, C) of the same dtype.
+    """`work` over an image in windows: HWC -> (scale * H, scale * W, C) of the same dtype.
 
-    `work` takes a window, HWC, and returns it enlarged by `scale`.
+    Sides that are no multiple of `multiple_of` are padded by the image's edge, and cropped after.
     """
     height, width, channels = pixels.shape
+    padding = ((0, -height % multiple_of), (0, -width % multiple_of), (0, 0))
+    if any(after for _, after in padding):
+        pixels = np.pad(pixels, padding, mode="edge")
+    rows, columns = (
+        spans(length, tile_px=tile_px, halo_px=halo_px, multiple_of=multiple_of)
+        for length in pixels.shape[:2]
+    )
+    places = [(row, column) for row in rows for column in columns]
+    windows = [pixels[row.low : row.high, column.low : column.high] for row, column in places]
+    results = iter(work(windows))
+    if len(places) == 1:
+        return next(results)[: scale * height, : scale * width]
     output = np.empty((scale * height, scale * width, channels), pixels.dtype)
-    windows = tile_windows(height, width, tile_px=tile_px, halo_px=halo_px, multiple_of=multiple_of)
-    for row, column in windows:
-        result = work(pixels[row.low : row.high, column.low : column.high])
-        output[_scaled(row.start, row.stop, scale), _scaled(column.start, column.stop, scale)] = (
-            result[
-                _scaled(row.start - row.low, row.stop - row.low, scale),
-                _scaled(column.start - column.low, column.stop - column.low, scale),
-            ]
-        )
+    for (row, column), result in zip(places, results, strict=True):
+        target = output[
+            _scaled(row.start, row.stop, scale), _scaled(column.start, column.stop, scale)
+        ]
+        target[:] = result[
+            _scaled(row.start - row.low, row.stop - row.low, scale),
+            _scaled(column.start - column.low, column.stop - column.low, scale),
+        ][: target.shape[0], : target.shape[1]]
     return output
 
 

@@ -17,9 +17,10 @@ from resnet_core.network import NetworkConfig
 PHOTOGRAPH = make_photograph(40, 52)
 
 
-def enhancer(scale: int = 2, **settings: object) -> Enhancer:
+def enhancer(scale: int = 2, *, batch_px: int | None = None, **settings: object) -> Enhancer:
     weights = make_weights(NetworkConfig(scale=scale, num_blocks=2, channels=16))
-    return Enhancer(weights, EnhanceSettings(**settings), device="cpu")  # pyright: ignore[reportArgumentType]
+    chosen = EnhanceSettings(**settings)  # pyright: ignore[reportArgumentType]
+    return Enhancer(weights, chosen, device="cpu", batch_px=batch_px)
 
 
 def image_of(pixels: np.ndarray, alpha: np.ndarray | None = None) -> Image:
@@ -58,6 +59,30 @@ def test_eight_threads_give_what_one_gives_alone() -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(shared.enhance_pixels, pictures))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_batches_across_threads_give_what_each_image_gives_alone() -> None:
+    pictures = [make_photograph(40 + i % 3, 50, seed=i) for i in range(12)]
+    pictures += [picture[:, :, :1] for picture in pictures[:4]]
+    pictures += [picture.astype(np.uint16) * 257 for picture in pictures[:4]]
+    alone = [enhancer(tile_px=24).enhance_pixels(picture) for picture in pictures]
+    shared = enhancer(tile_px=24, batch_px=8 * 40 * 40)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(shared.enhance_pixels, pictures))
+    for one, other in zip(alone, together, strict=True):
+        one_level = np.iinfo(one.dtype).max // 255
+        assert one.dtype == other.dtype
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= one_level
+
+
+def test_the_change_is_the_distance_to_the_base() -> None:
+    image = image_of(PHOTOGRAPH)
+    base, better = (enhancer(strength=s).enhance_measured(image) for s in (0.0, 1.0))
+    assert base.change_levels == 0
+    difference = np.abs(better.image.pixels.astype(float) - base.image.pixels.astype(float))
+    assert better.change_levels == pytest.approx(difference.mean(), abs=0.05)
+    deep = enhancer().enhance_measured(image_of(PHOTOGRAPH.astype(np.uint16) * 257))
+    assert deep.change_levels == pytest.approx(better.change_levels, rel=1e-3)
 
 
 def test_gray_stays_gray_and_equals_its_rgb_double() -> None:

@@ -1,5 +1,7 @@
 """Tiles put together are the whole: spans cover an axis once, a tiled network gives one picture."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -14,22 +16,26 @@ from resnet_core.tiling import map_tiles, spans
 
 
 @given(
-    length=st.integers(1, 300),
+    units=st.integers(1, 300),
     tile=st.integers(1, 90),
     halo=st.integers(0, 20),
     multiple=st.sampled_from([1, 2, 4]),
 )
-def test_spans_cover_an_axis_once_within_the_tile_size(
-    length: int, tile: int, halo: int, multiple: int
+def test_spans_cover_an_axis_once_in_windows_of_one_length(
+    units: int, tile: int, halo: int, multiple: int
 ) -> None:
-    found = spans(length, tile_px=tile, halo_px=halo * multiple, multiple_of=multiple)
+    length, halo = units * multiple, halo * multiple
+    found = spans(length, tile_px=tile, halo_px=halo, multiple_of=multiple)
     assert [p for span in found for p in range(span.start, span.stop)] == list(range(length))
+    assert len({span.high - span.low for span in found}) == 1
+    core = max(tile // multiple, 1) * multiple
+    assert len(found) == max(1, -(-(length - 2 * halo) // core)), "as few as can be"
     for span in found:
-        assert span.stop - span.start <= max(tile, multiple)
-        assert span.start % multiple == 0
-        assert span.low % multiple == 0
-        assert span.low == max(0, span.start - halo * multiple)
-        assert span.high == min(length, span.stop + halo * multiple)
+        assert 0 <= span.low <= span.start < span.stop <= span.high <= length
+        assert span.high - span.low <= core + 2 * halo
+        assert all(place % multiple == 0 for place in (span.low, span.start, span.stop, span.high))
+        assert span.low == 0 or span.start - span.low >= halo
+        assert span.high == length or span.high - span.stop >= halo
 
 
 def test_a_tile_below_one_pixel_is_an_error() -> None:
@@ -76,12 +82,13 @@ def test_a_halo_that_is_too_small_would_show() -> None:
     network = make_weights(config).network
 
     @torch.inference_mode()
-    def work(window: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(window).permute(2, 0, 1)[None]
-        return network(x)[0].permute(1, 2, 0).numpy()
+    def work(windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for window in windows:
+            x = torch.from_numpy(window).permute(2, 0, 1)[None]
+            yield network(x)[0].permute(1, 2, 0).numpy()
 
     pixels = np.random.default_rng(0).random((48, 48, 3), dtype=np.float32)
-    whole = work(pixels)
+    (whole,) = work([pixels])
 
     def error(halo_px: int) -> float:
         tiled = map_tiles(work, pixels, scale=2, tile_px=24, halo_px=halo_px)
@@ -94,13 +101,14 @@ def test_a_halo_that_is_too_small_would_show() -> None:
 def test_no_window_is_larger_than_a_tile_and_its_halo() -> None:
     sizes: list[tuple[int, ...]] = []
 
-    def work(window: np.ndarray) -> np.ndarray:
-        sizes.append(window.shape[:2])
-        return window
+    def work(windows: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        sizes.extend(window.shape[:2] for window in windows)
+        return windows
 
     pixels = np.zeros((1000, 700, 3), np.uint8)
     map_tiles(work, pixels, scale=1, tile_px=100, halo_px=8)
-    assert max(max(size) for size in sizes) <= 100 + 2 * 8
+    assert len(set(sizes)) == 1
+    assert max(sizes[0]) <= 100 + 2 * 8
 
 
 def test_networks_of_the_tests_are_not_trivial() -> None:

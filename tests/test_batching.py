@@ -1,0 +1,142 @@
+"""Windows of many threads in one batch: each gets its own result, in order, and its own error."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from resnet_core.batching import WindowBatcher
+
+Window = NDArray[np.uint8]
+
+
+def window(value: int, side: int = 4) -> Window:
+    return np.full((side, side, 1), value, np.uint8)
+
+
+class Recorder:
+    """Gives each window's first value, and keeps what it ran. Waits for `release` before that."""
+
+    def __init__(self, *, bad: int | None = None, largest_batch: int = 1000) -> None:
+        self.batches: list[list[int]] = []
+        self.release = threading.Event()
+        self.entered = threading.Event()
+        self._bad = bad
+        self._largest_batch = largest_batch
+
+    def __call__(self, windows: Sequence[Window]) -> list[int]:
+        self.entered.set()
+        assert self.release.wait(10)
+        assert len({item.shape for item in windows}) == 1
+        values = [int(item[0, 0, 0]) for item in windows]
+        self.batches.append(values)
+        if len(values) > self._largest_batch:
+            raise MemoryError("too many at once")
+        if self._bad in values:
+            raise ValueError(f"{self._bad} is bad")
+        return values
+
+
+def gathered(recorder: Recorder, images: list[list[Window]], batch_px: int) -> list[list[int]]:
+    """The results of all images, given by threads of their own while the first batch waits."""
+    batcher = WindowBatcher(recorder, batch_px=batch_px)
+    with ThreadPoolExecutor(max(len(images), 1)) as pool:
+        futures = [pool.submit(lambda i=image: list(batcher.results(i))) for image in images]
+        recorder.release.set()
+        return [future.result(timeout=10) for future in futures]
+
+
+@given(
+    sides=st.lists(
+        st.lists(st.integers(1, 3), min_size=1, max_size=6).map(lambda s: [s[0]] * len(s)),
+        max_size=6,
+    ),
+    batch_px=st.integers(1, 40),
+)
+def test_every_image_gets_its_own_results_in_order(sides: list[list[int]], batch_px: int) -> None:
+    images = [
+        [window(10 * i + k, side) for k, side in enumerate(image)] for i, image in enumerate(sides)
+    ]
+    recorder = Recorder()
+    expected = [[int(item[0, 0, 0]) for item in image] for image in images]
+    assert gathered(recorder, images, batch_px) == expected
+    assert sorted(chain(*recorder.batches)) == sorted(chain(*expected))
+    side_of = {int(item[0, 0, 0]): item.shape[0] for image in images for item in image}
+    for batch in recorder.batches:
+        assert len(batch) == 1 or len(batch) * side_of[batch[0]] ** 2 <= batch_px
+
+
+def start(batcher: WindowBatcher[int], windows: list[Window]) -> tuple[threading.Thread, list[int]]:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.extend(batcher.results(windows)))
+    thread.start()
+    return thread, found
+
+
+def queue_behind_the_first(recorder: Recorder, images: list[list[Window]]) -> None:
+    """All images wait while a window of another shape runs; then they run."""
+    batcher = WindowBatcher(recorder, batch_px=4 * 16)
+    threads = [start(batcher, [window(99, 2)])[0]]
+    assert recorder.entered.wait(10)
+    for image in images:
+        before = len(batcher._images)
+        threads.append(start(batcher, image)[0])
+        while len(batcher._images) == before:
+            pass
+    recorder.release.set()
+    for thread in threads:
+        thread.join(10)
+
+
+def test_images_of_one_shape_share_batches_and_a_large_one_takes_turns() -> None:
+    recorder = Recorder()
+    large = [window(value) for value in range(10)]
+    queue_behind_the_first(recorder, [large, [window(50)], [window(60, 3)], [window(51)]])
+    assert recorder.batches[0] == [99]
+    assert recorder.batches[1] == [0, 50, 51, 1]
+    assert recorder.batches[2] == [60]
+    assert list(chain(*recorder.batches[3:])) == list(range(2, 10))
+
+
+def test_a_window_that_fails_fails_alone() -> None:
+    recorder = Recorder(bad=7)
+    batcher = WindowBatcher(recorder, batch_px=1000)
+    recorder.release.set()
+    with pytest.raises(ValueError, match="7 is bad"):
+        list(batcher.results([window(7)]))
+    assert list(batcher.results([window(1), window(2)])) == [1, 2]
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(lambda v=v: list(batcher.results([window(v)]))) for v in range(16)]
+    errors = [future.exception() for future in futures]
+    assert [isinstance(error, ValueError) for error in errors] == [v == 7 for v in range(16)]
+
+
+def test_a_batch_that_is_too_much_is_run_one_by_one() -> None:
+    recorder = Recorder(largest_batch=1)
+    recorder.release.set()
+    batcher = WindowBatcher(recorder, batch_px=1000)
+    assert list(batcher.results([window(value) for value in range(4)])) == [0, 1, 2, 3]
+
+
+def test_windows_that_nobody_waits_for_are_dropped() -> None:
+    ran: list[int] = []
+    go_on = threading.Event()
+
+    def run(windows: Sequence[Window]) -> list[int]:
+        ran.extend(int(item[0, 0, 0]) for item in windows)
+        assert len(ran) == 1 or go_on.wait(10)
+        return ran[-len(windows) :]
+
+    batcher = WindowBatcher(run, batch_px=1)
+    results = batcher.results([window(value) for value in range(100)])
+    assert next(results) == 0
+    results.close()
+    go_on.set()
+    assert list(batcher.results([window(200)])) == [200]
+    assert len(ran) <= 3, "the first, at most one that had begun, and the one that somebody wanted"
