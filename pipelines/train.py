@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="start",
         metavar="NAME|PATH",
-        help="start from these weights (scale may differ)",
+        help="start from these weights (the scale may differ, their network may be smaller)",
     )
     parser.add_argument(
         "--data-note", metavar="TEXT", help="the data in words, for the weights' metadata"

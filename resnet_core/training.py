@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
 from resnet_core.losses import LOSSES
-from resnet_core.network import FoldableConv, NetworkConfig, ResidualNetwork, fold
+from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
 
 Precision = Literal["float32", "bfloat16"]
 _LOWEST = {
@@ -147,30 +147,46 @@ class Trainer:
         return fold(network)
 
     def start_from(self, network: ResidualNetwork) -> list[str]:
-        """Takes the folded weights of `network`; a tail of another scale stays as initialised.
+        """Takes the weights of `network`, folded; a tail of another scale stays as initialised.
 
-        Returns the names of the layers that stay so. Raises ConfigError if the two differ in more
-        than the scale.
+        A narrower or shallower `residual` network grows: new channels begin unread and new blocks
+        begin as the identity, so that the function is kept (Net2Net, Chen et al. 2016,
+        arXiv:1511.05641, sec. 2). Returns what is new, in words. Raises ConfigError if `network` is
+        of another kind or unshuffle, or larger.
         """
-        ours, theirs = self.recipe.network, network.config
-        if replace(theirs, scale=ours.scale, expansion=ours.expansion) != ours:
+        source, target = fold(network), self.network
+        theirs, ours = source.config, target.config
+        grown = replace(theirs, scale=ours.scale, expansion=ours.expansion)
+        if ours.kind == "residual":
+            grown = replace(
+                grown,
+                num_blocks=max(theirs.num_blocks, ours.num_blocks),
+                channels=max(theirs.channels, ours.channels),
+            )
+        if grown != ours:
             raise ConfigError(f"can't start from {_told(theirs)}: the recipe has {_told(ours)}")
-        sources = {n: m for n, m in network.named_modules() if isinstance(m, FoldableConv)}
-        left: list[str] = []
         with torch.no_grad():
-            for name, layer in self.network.named_modules():
-                if not isinstance(layer, FoldableConv):
-                    continue
-                source = sources[name]
-                if source.direct.shape != layer.direct.shape:
-                    left.append(name)
-                    continue
-                layer.direct.copy_(source.kernel())
-                layer.bias.copy_(source.bias)
-                if layer.project is not None:
-                    layer.project.zero_()
+            _grow(source.head, target.head)
+            if theirs.scale == ours.scale:
+                _grow(source.tail, target.tail)
+            for index, block in enumerate(target.blocks):
+                assert isinstance(block, Block)
+                if index < theirs.num_blocks:
+                    old = source.blocks[index]
+                    assert isinstance(old, Block)
+                    _grow(old.first, block.first)
+                    _grow(old.second, block.second)
+                else:
+                    for parameter in (block.second.direct, block.second.project):
+                        if parameter is not None:
+                            parameter.zero_()
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
-        return left
+        added = {
+            "blocks": ours.num_blocks - theirs.num_blocks,
+            "channels": ours.channels - theirs.channels,
+        }
+        new = [f"{count} {what}" for what, count in added.items() if count]
+        return new if theirs.scale == ours.scale else [*new, "tail"]
 
     def state(self) -> dict[str, Tensor]:
         """All that a resumed run needs, as named tensors on the CPU: a copy."""
@@ -229,6 +245,16 @@ class Trainer:
         decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         for name, value in self._floats().items():
             self._average[name].lerp_(value, 1 - decay)
+
+
+def _grow(source: FoldableConv, target: FoldableConv) -> None:
+    """Puts a plain kernel into the first channels of a wider one, which don't read new inputs."""
+    outputs, inputs = source.direct.shape[:2]
+    target.direct[:outputs] = 0
+    target.direct[:outputs, :inputs] = source.direct
+    target.bias[:outputs] = source.bias
+    if target.project is not None:
+        target.project[:outputs] = 0
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from photographs_for_tests import make_photograph
 
 from resnet_core.degradation import bicubic
 from resnet_core.errors import ConfigError, DataError
-from resnet_core.network import NetworkConfig
+from resnet_core.network import NetworkConfig, ResidualNetwork, fold
 from resnet_core.patches import PatchSampler, cut_patches
 from resnet_core.training import Trainer, TrainingRecipe
 
@@ -132,12 +132,100 @@ def test_another_scale_starts_from_the_body() -> None:
     torch.testing.assert_close(same.averaged()(x), network(x))
 
 
-def test_weights_of_another_width_are_no_start() -> None:
-    others = (replace(NETWORK, channels=32), replace(NETWORK, num_blocks=2))
-    for network in (*others, replace(NETWORK, kind="plain")):
-        other = Trainer(replace(RECIPE, network=network))
-        with pytest.raises(ConfigError, match=r"can't start from .*: the recipe has residual 1x16"):
-            Trainer(RECIPE).start_from(other.averaged())
+def trained(network: NetworkConfig) -> ResidualNetwork:
+    trainer = Trainer(replace(RECIPE, network=network))
+    run_steps(trainer, 8)
+    return trainer.averaged()
+
+
+@pytest.mark.parametrize("expansion", [0, 2])
+@pytest.mark.parametrize(
+    ("num_blocks", "channels", "new"),
+    [
+        (1, 16, []),
+        (1, 24, ["8 channels"]),
+        (3, 16, ["2 blocks"]),
+        (3, 24, ["2 blocks", "8 channels"]),
+    ],
+)
+def test_a_smaller_network_grows_and_keeps_its_function(
+    num_blocks: int, channels: int, expansion: int, new: list[str]
+) -> None:
+    small = trained(NETWORK)
+    larger = replace(NETWORK, num_blocks=num_blocks, channels=channels, expansion=expansion)
+    trainer = Trainer(replace(RECIPE, network=larger))
+    assert trainer.start_from(small) == new
+    x = torch.rand(2, 3, 12, 10)
+    expected = small.residual(x)
+    assert expected.abs().max() > 0.01, "a network that does nothing would keep everything"
+    for network in (trainer.network, trainer.averaged()):
+        torch.testing.assert_close(network.residual(x), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_new_channels_and_blocks_learn(scale: int) -> None:
+    small = trained(NETWORK)
+    larger = replace(NETWORK, scale=scale, num_blocks=2, channels=24)
+    trainer = Trainer(replace(RECIPE, network=larger, degradation=bicubic(scale), warmup_steps=0))
+    trainer.start_from(small)
+    before = fold(trainer.network)
+    for step in range(4):
+        inputs, _ = SAMPLER.batch(step)
+        trainer.step(inputs, inputs.repeat_interleave(scale, 2).repeat_interleave(scale, 3))
+    after = fold(trainer.network)
+    layers = ("head", "blocks.0.first", "blocks.0.second", "blocks.1.first", "blocks.1.second")
+    for name in (*layers, "tail"):
+        moved = after.get_parameter(f"{name}.direct") - before.get_parameter(f"{name}.direct")
+        # The input and output channels of the layer that are new.
+        for part in (moved[16:], moved[:, 16:]) if "blocks" in name else (moved,):
+            assert part.abs().amax(dim=(2, 3)).gt(0).float().mean() > 0.5, name
+    assert after.tail.direct[:, 16:].any(), "new channels are read"
+    assert after.get_parameter("blocks.1.second.direct").any(), "new blocks do something"
+
+
+def test_normalisation_is_folded_into_the_start() -> None:
+    trainer = Trainer(replace(RECIPE, network=replace(NETWORK, kind="residual-bn")))
+    run_steps(trainer, 8)
+    trainer.network.eval()
+    target = Trainer(RECIPE)
+    target.start_from(trainer.network)
+    x = torch.rand(1, 3, 12, 12)
+    torch.testing.assert_close(target.network(x), trainer.network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "recipe_fields",
+    [
+        {"channels": 8},
+        {"num_blocks": 1, "channels": 32},
+        {"kind": "plain"},
+        {"kind": "residual-bn", "num_blocks": 2},
+        {"unshuffle": 2, "num_blocks": 2},
+    ],
+)
+def test_weights_that_are_larger_or_of_another_kind_are_no_start(
+    recipe_fields: dict[str, object],
+) -> None:
+    source = replace(NETWORK, num_blocks=2)
+    other = Trainer(replace(RECIPE, network=source)).averaged()
+    trainer = Trainer(replace(RECIPE, network=replace(source, **recipe_fields)))
+    before = trainer.state()
+    ours = trainer.network.config
+    message = (
+        f"can't start from residual 2x16, unshuffle 1: the recipe has "
+        f"{ours.kind} {ours.num_blocks}x{ours.channels}, unshuffle {ours.unshuffle}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        trainer.start_from(other)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.state().items())
+
+
+def test_a_wider_plain_network_is_no_start() -> None:
+    plain = replace(NETWORK, kind="plain")
+    other = Trainer(replace(RECIPE, network=plain)).averaged()
+    wider = Trainer(replace(RECIPE, network=replace(plain, channels=32)))
+    with pytest.raises(ConfigError, match="can't start from plain 1x16"):
+        wider.start_from(other)
 
 
 def test_a_checkpoint_of_another_network_is_refused() -> None:
