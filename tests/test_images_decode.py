@@ -40,7 +40,7 @@ from resnet_core.errors import (
     ImageTooLargeError,
     UnsupportedImageError,
 )
-from resnet_core.images import FORMATS, decode
+from resnet_core.images import FORMATS, decode, read_header
 
 LOSSLESS = ("PNG", "WEBP", "TIFF", "BMP")
 
@@ -596,3 +596,16 @@ def test_settings_of_pillow_are_left_alone():
 def decode_quietly(data: bytes) -> None:
     with pytest.raises(ImageError):
         decode(data)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF", "GIF"])
+def test_a_header_is_read_without_the_pixels(name: str) -> None:
+    data = saved(pillow(noise(31, 23, 3)), name)
+    header = read_header(data)
+    assert (header.format, header.width, header.height, header.pixels) == (name, 23, 31, 713)
+    with pytest.raises(ImageTooLargeError, match="--max-pixels"):
+        read_header(data, max_pixels=712)
+    with pytest.raises(ImageTooLargeError, match="--max-bytes"):
+        read_header(data, max_bytes=len(data) - 1)
+    with pytest.raises(UnsupportedImageError):
+        read_header(b"nothing of the kind")

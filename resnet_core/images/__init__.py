@@ -12,7 +12,7 @@ kept: thumbnails, gain maps, IPTC records, text chunks of PNG, resolution outsid
     transparency.py         colour under transparent pixels
 """
 
-from resnet_core.images.decode import decode
+from resnet_core.images.decode import Header, decode, read_header
 from resnet_core.images.encode import METADATA_POLICIES, Encoded, MetadataPolicy, encode
 from resnet_core.images.formats import FORMATS, Format, output_format, sniff
 from resnet_core.images.image import Image, Pixels, round_to_8_bit
@@ -23,6 +23,7 @@ __all__ = [
     "METADATA_POLICIES",
     "Encoded",
     "Format",
+    "Header",
     "Image",
     "MetadataPolicy",
     "Pixels",
@@ -30,6 +31,7 @@ __all__ = [
     "encode",
     "fill_transparent",
     "output_format",
+    "read_header",
     "round_to_8_bit",
     "sniff",
 ]

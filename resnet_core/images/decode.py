@@ -1,6 +1,8 @@
 """Bytes to `Image`: limits first, then pixels, upright."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,27 +46,66 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, max_bytes: int = 256 *
     Raises UnsupportedImageError (other content, an animation, several pages), BrokenImageError
     (truncated, corrupt) and ImageTooLargeError, this one before any pixel is decoded.
     """
-    if len(data) > max_bytes:
-        raise ImageTooLargeError(
-            f"{len(data) / 1e6:.1f} MB are over the limit of {max_bytes / 1e6:.1f} MB (--max-bytes)"
-        )
-    name = sniff(data)
-    try:
-        opened = _OPENERS[name](data)
-        _check(name, opened, max_pixels)
+    _check_bytes(data, max_bytes)
+    name, opened = _open(data)
+    _check(name, opened, max_pixels)
+    with _told(name):
         samples = opened.samples()
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageTooLargeError(f"{name}: not enough memory for its pixels") from error
-    except Exception as error:  # a codec may raise anything on corrupt bytes
-        raise BrokenImageError(f"{name} is truncated or corrupt: {_reason(error)}") from error
     if samples.shape[:2] != (opened.height, opened.width) and name != "AVIF":
         raise BrokenImageError(
             f"{name}: expected {opened.width} x {opened.height} pixels, "
             f"found {samples.shape[1]} x {samples.shape[0]}"
         )
     return _image(name, opened, samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What an image says of itself: a key of FORMATS, and pixels as stored, before orientation."""
+
+    format: str
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def read_header(
+    data: bytes, *, max_pixels: int = 100_000_000, max_bytes: int = 256 * 1024**2
+) -> Header:
+    """The header alone: raises what `decode` raises before any pixel is decoded."""
+    _check_bytes(data, max_bytes)
+    name, opened = _open(data)
+    _check(name, opened, max_pixels)
+    return Header(format=name, width=opened.width, height=opened.height)
+
+
+def _check_bytes(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise ImageTooLargeError(
+            f"{len(data) / 1e6:.1f} MB are over the limit of {max_bytes / 1e6:.1f} MB (--max-bytes)"
+        )
+
+
+def _open(data: bytes) -> tuple[str, Opened]:
+    name = sniff(data)
+    with _told(name):
+        return name, _OPENERS[name](data)
+
+
+@contextmanager
+def _told(name: str) -> Generator[None]:
+    """What a codec raises, as an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageTooLargeError(f"{name}: not enough memory for its pixels") from error
+    except Exception as error:  # a codec may raise anything on corrupt bytes
+        raise BrokenImageError(f"{name} is truncated or corrupt: {_reason(error)}") from error
 
 
 def _check(name: str, opened: Opened, max_pixels: int) -> None:
