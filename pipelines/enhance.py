@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings, core_settings, naming
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
 from pipelines.report import (
@@ -29,7 +30,7 @@ from pipelines.report import (
     write_enhance_report,
 )
 from pipelines.selection import Selection
-from pipelines.storage import RESERVED, FolderStore, make_writable, open_source, open_target
+from pipelines.storage import RESERVED, open_source, open_target
 from pipelines.summary import RunSummary, Whole
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.images import FORMATS, METADATA_POLICIES, output_format
@@ -168,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     _check_not_empty(args.source, source)
     target = open_target(args.target, source)
-    make_writable(target)
+    target.make_writable()
     target.remove_stale_temporaries()
     results = target.below(SAMPLE_PREFIX) if args.sample else target
     selection = Selection(

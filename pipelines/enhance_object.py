@@ -146,7 +146,7 @@ def _enhance(
     stages = _Stages()
     _check_bytes(work, settings)
     with stages.timed("get_s"):
-        data = source.get(work.key)
+        data = source.get(work.key).data
     with stages.timed("decode_s"):
         image = decode(data, max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
     with stages.timed("network_s"):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.storage import RESERVED, FolderStore
+from pipelines.storage import RESERVED, Store
 from resnet_core.errors import DataError
 
 LEDGER_PREFIX = f"{RESERVED}/ledger/"
@@ -102,7 +102,7 @@ def table_to_rows(table: Table) -> list[LedgerRow]:
     return [LedgerRow(**values) for values in table.select(SCHEMA.names).to_pylist()]
 
 
-def list_parts(store: FolderStore) -> list[str]:
+def list_parts(store: Store) -> list[str]:
     """Keys of the ledger's parts, oldest first."""
     return [
         info.key
@@ -111,21 +111,21 @@ def list_parts(store: FolderStore) -> list[str]:
     ]
 
 
-def read_parts(store: FolderStore, parts: Iterable[str]) -> Iterator[Table]:
+def read_parts(store: Store, parts: Iterable[str]) -> Iterator[Table]:
     """The tables of the parts, in order. DataError names a part that can't be read."""
     for part in parts:
-        data = store.get(part)
+        data = store.get(part).data
         try:
             yield pq.read_table(io.BytesIO(data), schema=SCHEMA)
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
-                f"{store.url}/{part}: a damaged part of the ledger ({reason});"
+                f"{store.url_of(part)}: a damaged part of the ledger ({reason});"
                 " remove it, and what it recorded is done again"
             ) from error
 
 
-def current_state(store: FolderStore) -> dict[str, LedgerRow]:
+def current_state(store: Store) -> dict[str, LedgerRow]:
     """The last row of each key. It holds the whole ledger: for tests and small destinations."""
     tables = read_parts(store, list_parts(store))
     return {row.key: row for table in tables for row in table_to_rows(table)}
@@ -138,7 +138,7 @@ class LedgerWriter:
     `with` block, however it ends.
     """
 
-    def __init__(self, store: FolderStore, *, part_rows: int = PART_ROWS) -> None:
+    def __init__(self, store: Store, *, part_rows: int = PART_ROWS) -> None:
         self._store = store
         self._part_rows = part_rows
         self._run = f"{_next_run(list_parts(store)):06d}-{uuid.uuid4().hex[:8]}"

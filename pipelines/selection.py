@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.ledger import RecordedState, read_parts
-from pipelines.storage import FolderStore
+from pipelines.storage import Source, Store
 from pipelines.worklist import Naming, Verdict, Work, plan_work, resume, sample_evenly
 
 
@@ -15,8 +15,8 @@ from pipelines.worklist import Naming, Verdict, Work, plan_work, resume, sample_
 class Selection:
     """Which of the source's objects a run takes. Calling it lists them; it is picklable."""
 
-    source: FolderStore
-    target: FolderStore
+    source: Source
+    target: Store
     naming: Naming
     weights_sha256: str
     settings_hash: str

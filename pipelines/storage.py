@@ -1,4 +1,4 @@
-"""Folders seen as stores of whole objects: the only way in which pictures are read and written.
+"""Places with whole objects: the only way in which pictures are read and written.
 
 A key is relative to the store's root, with "/" between its parts, whatever the store. Listings are
 generators in the order of the keys' UTF-8 bytes, which is the order that object stores give, so
@@ -8,22 +8,30 @@ whoever reads them may rely on it. A store is small and picklable: workers get t
 import difflib
 import os
 import re
-import stat
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from resnet_core.errors import DataError
+
+if TYPE_CHECKING:
+    from pipelines.folder_store import FolderStore
 
 RESERVED = "_resray"
 """The folder of a destination that holds the ledger, reports and unfinished writes."""
 
-STALE_TEMPORARY_S = 3600.0
+UserMetadata = tuple[tuple[str, str], ...]
+"""Names and values that travel with an object, in the order of their names."""
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
+
+
+class StoreError(DataError):
+    """The store itself can't be used any more (credentials, bucket, disk): the run stops.
+
+    Every other DataError of a store concerns one object, and the others go on.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +51,20 @@ class ObjectInfo:
     is_error: bool = False
 
 
-class Store(Protocol):
-    """What the pipelines need of a place with objects. Every failure is a DataError."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blob:
+    """One object as it was read."""
+
+    data: bytes
+    etag: str
+    """Of exactly these bytes, whatever the listing said."""
+    content_type: str | None = None
+    """The media type that the store keeps with it; a folder keeps none."""
+    user_metadata: UserMetadata = ()
+
+
+class Source(Protocol):
+    """What is read: every failure that concerns one object is a DataError, others StoreErrors."""
 
     @property
     def url(self) -> str:
@@ -55,126 +75,57 @@ class Store(Protocol):
         """All objects but those under RESERVED, in the order of their keys' UTF-8 bytes."""
         ...
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str) -> Blob:
         """The whole content of one object."""
         ...
 
-    def put(self, key: str, data: bytes) -> None:
+
+class Store(Source, Protocol):
+    """A place with objects that can also be written. Errors as those of a Source."""
+
+    def url_of(self, key: str) -> str:
+        """One object, as a person would write it."""
+        ...
+
+    def list_objects(self, under: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose keys begin with `under` (empty, or ending with "/"), in order.
+
+        RESERVED at the root is left out unless `under` lies in it.
+        """
+        ...
+
+    def info(self, key: str) -> ObjectInfo:
+        """One object as a listing would give it; a missing one is a row with an error."""
+        ...
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str | None = None,
+        user_metadata: UserMetadata = (),
+    ) -> None:
         """Write one object whole or not at all, in place of an earlier one if there is one."""
         ...
 
+    def below(self, prefix: str) -> Self:
+        """The store of what lies under a prefix ("_resray/sample")."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class FolderStore:
-    """A folder. Unfinished writes lie in `temporary`, on the same filesystem."""
-
-    root: Path
-    temporary: Path
-
-    @property
-    def url(self) -> str:
-        return str(self.root)
-
-    def list_objects(self, under: str = "") -> Iterator[ObjectInfo]:
-        """All files, in order; RESERVED at the root is left out. Links are named, not followed.
-
-        `under` ("_resray/ledger/") lists only what lies there. A folder that doesn't exist is
-        empty; one that can't be read is itself a row with a problem.
-        """
-        pending = [iter([under])]
-        while pending:
-            name = next(pending[-1], None)
-            if name is None:
-                pending.pop()
-            elif name == "" or name.endswith("/"):
-                found = self._scan(name)
-                if isinstance(found, ObjectInfo):
-                    yield found
-                else:
-                    pending.append(iter(found))
-            else:
-                yield self._info(name)
-
-    def _scan(self, prefix: str) -> list[str] | ObjectInfo:
-        """The keys in one folder, ordered as whole keys are; those of folders end with "/"."""
-        try:
-            with os.scandir(self.root / prefix) as entries:
-                names = [
-                    prefix + entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
-                    for entry in entries
-                    if prefix or entry.name != RESERVED
-                ]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            problem = f"the folder can't be read: {_why(error)}"
-            return ObjectInfo(key=prefix, bytes=0, etag="", problem=problem, is_error=True)
-        return sorted(names, key=os.fsencode)
-
-    def _info(self, name: str) -> ObjectInfo:
-        key = os.fsencode(name).decode("utf-8", "backslashreplace")
-        try:
-            status = (self.root / name).lstat()
-        except OSError as error:
-            problem = f"can't be read: {_why(error)}"
-            return ObjectInfo(key=key, bytes=0, etag="", problem=problem, is_error=True)
-        etag = f"{status.st_size:x}-{status.st_mtime_ns:x}"
-        size = status.st_size
-        if stat.S_ISLNK(status.st_mode):
-            problem = "a symbolic link, which is not followed"
-            return ObjectInfo(key=key, bytes=0, etag=etag, problem=problem)
-        if not stat.S_ISREG(status.st_mode):
-            return ObjectInfo(key=key, bytes=0, etag=etag, problem="not a regular file")
-        if key != name:
-            problem = "the file's name is not UTF-8: rename it"
-            return ObjectInfo(key=key, bytes=size, etag=etag, problem=problem, is_error=True)
-        return ObjectInfo(key=key, bytes=size, etag=etag)
-
-    def get(self, key: str) -> bytes:
-        try:
-            return self._path(key).read_bytes()
-        except OSError as error:
-            raise DataError(f"{key}: can't be read: {_why(error)}") from error
-
-    def put(self, key: str, data: bytes) -> None:
-        path = self._path(key)
-        unfinished = self.temporary / uuid.uuid4().hex
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._check_inside(path, key)
-            self.temporary.mkdir(parents=True, exist_ok=True)
-            unfinished.write_bytes(data)
-            unfinished.replace(path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise DataError(f"{path}: can't be written: {_why(error)}") from error
-
-    def below(self, prefix: str) -> "FolderStore":
-        """The store of what lies under a prefix; unfinished writes stay where they were."""
-        return FolderStore(root=self.root / prefix, temporary=self.temporary)
+    def make_writable(self) -> None:
+        """Make the root where there is none, and try a write. StoreError with the cure."""
+        ...
 
     def remove_stale_temporaries(self) -> None:
         """Remove unfinished writes that a killed process left behind, an hour or more ago."""
-        if not self.temporary.is_dir():
-            return
-        limit_s = time.time() - STALE_TEMPORARY_S
-        for path in self.temporary.iterdir():
-            if path.lstat().st_mtime < limit_s:
-                path.unlink(missing_ok=True)
-
-    def _path(self, key: str) -> Path:
-        if not key or key.startswith("/") or any(p in {"", ".", ".."} for p in key.split("/")):
-            raise DataError(f"{key!r}: not a key: empty, or with empty, '.' or '..' parts")
-        return self.root / key
-
-    def _check_inside(self, path: Path, key: str) -> None:
-        """A link inside the destination must not lead a write out of it."""
-        if not path.parent.resolve().is_relative_to(self.root.resolve()):
-            raise DataError(f"{key}: a link in {self.url} leads out of it: {path.parent}")
+        ...
 
 
-def open_source(text: str) -> FolderStore:
+def open_source(text: str) -> "FolderStore":
     """The folder to read from. DataError where there is none, or it can't be read."""
+    from pipelines.folder_store import FolderStore  # noqa: PLC0415
+
     path = _folder(text)
     if not path.exists():
         raise DataError(f"{text}: no such folder{_near(path)}")
@@ -183,29 +134,17 @@ def open_source(text: str) -> FolderStore:
     try:
         os.scandir(path).close()
     except OSError as error:
-        raise DataError(f"{text}: can't be read: {_why(error)}; check its permissions") from error
+        raise DataError(f"{text}: can't be read: {why(error)}; check its permissions") from error
     return FolderStore(root=path.resolve(), temporary=path.resolve() / RESERVED / "tmp")
 
 
-def open_target(text: str, source: FolderStore) -> FolderStore:
+def open_target(text: str, source: "FolderStore") -> "FolderStore":
     """The folder to write into, not made yet. DataError where it and the source overlap."""
+    from pipelines.folder_store import FolderStore  # noqa: PLC0415
+
     path = _folder(text)
     _check_apart(text, path.resolve(), source.root)
     return FolderStore(root=path.resolve(), temporary=path.resolve() / RESERVED / "tmp")
-
-
-def make_writable(store: FolderStore) -> None:
-    """Make the destination's folder and try a write. DataError that says how to mend it."""
-    probe = store.temporary / uuid.uuid4().hex
-    try:
-        store.temporary.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataError(
-            f"{store.url}: can't be written: {_why(error)}; choose another folder"
-            " or change its permissions"
-        ) from error
 
 
 def _folder(text: str) -> Path:
@@ -250,5 +189,6 @@ def _near(path: Path) -> str:
     return f"; did you mean {str(parent / near[0])!r}?" if near else ""
 
 
-def _why(error: OSError) -> str:
+def why(error: OSError) -> str:
+    """The words of the system for what went wrong, without its number."""
     return error.strerror or str(error) or type(error).__name__

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
 from pipelines.report import (
     Counts,
@@ -18,7 +19,6 @@ from pipelines.report import (
     SlowObject,
     WeightsCard,
 )
-from pipelines.storage import FolderStore
 from resnet_core.errors import DataError
 
 NUM_PAIRS = 6
@@ -201,7 +201,7 @@ class RunSummary:
         pairs: list[ReportPair] = []
         for row in sorted(self._pairs, key=lambda row: row.key):
             try:
-                before, after = source.get(row.key), target.get(row.out_key or row.key)
+                before, after = source.get(row.key).data, target.get(row.out_key or row.key).data
             except DataError:
                 continue
             caption = (

@@ -20,8 +20,9 @@ from cluster.connect import ray_session
 from pipelines.cli import main
 from pipelines.enhance import closing_lines, shown_key
 from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, current_state, list_parts, read_parts
-from pipelines.storage import RESERVED, FolderStore, open_source
+from pipelines.storage import RESERVED, open_source
 from pipelines.summary import RunSummary
 from pipelines.worklist import Work
 from resnet_core.enhancer import Enhancer

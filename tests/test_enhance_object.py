@@ -18,8 +18,9 @@ from pipelines.enhance_object import (
     naming,
     result_key,
 )
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
-from pipelines.storage import FolderStore, ObjectInfo
+from pipelines.storage import Blob, ObjectInfo
 from pipelines.worklist import Work
 from resnet_core.errors import ConfigError, DataError, WeightsError
 from resnet_core.images import Encoded, Image
@@ -48,10 +49,10 @@ class MemoryStore:
     def list_objects(self) -> Iterator[ObjectInfo]:
         raise NotImplementedError
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str) -> Blob:
         if key not in self.objects:
             raise DataError(f"{key}: can't be read: gone")
-        return self.objects[key]
+        return Blob(data=self.objects[key], etag="e")
 
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = data

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import ledger
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import (
     LEDGER_PREFIX,
     SCHEMA,
@@ -22,7 +23,7 @@ from pipelines.ledger import (
     rows_to_table,
     table_to_rows,
 )
-from pipelines.storage import RESERVED, FolderStore
+from pipelines.storage import RESERVED
 from resnet_core.errors import DataError
 
 

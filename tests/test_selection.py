@@ -3,9 +3,10 @@
 import pickle
 from pathlib import Path
 
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow, LedgerWriter, list_parts
 from pipelines.selection import Selection
-from pipelines.storage import RESERVED, FolderStore
+from pipelines.storage import RESERVED
 from pipelines.worklist import Naming
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
 from pipelines.report import EnhanceReport, WeightsCard, render_enhance_report
-from pipelines.storage import FolderStore
 from pipelines.summary import MAX_FAILED, NUM_PAIRS, NUM_SLOWEST, RunSummary, Whole
 
 
