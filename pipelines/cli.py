@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from resnet_core.errors import ResrayError
+
 COMMANDS = {
     "enhance": ("pipelines.enhance", "make all images in a folder better, into another folder"),
     "evaluate": ("pipelines.evaluate", "measure weights on a folder of images, beside old methods"),
@@ -62,8 +64,6 @@ def _run(arguments: list[str]) -> int:
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     if chosen not in COMMANDS:
         build_parser().parse_args(arguments)
-    from resnet_core.errors import ResrayError  # noqa: PLC0415  loads torch, which --help needn't
-
     try:
         args = build_parser(chosen).parse_args(arguments)
         return importlib.import_module(COMMANDS[args.command][0]).run(args)

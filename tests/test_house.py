@@ -1,6 +1,7 @@
 """The direction of imports, and what the repository promises of itself."""
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
+import resnet_core
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("resnet_core", "pipelines", "cluster")
@@ -72,6 +75,37 @@ def test_importing_the_core_loads_no_engine_storage_or_network() -> None:
     added = loaded_modules(IMPORT_BASELINE + IMPORT_CORE) - loaded_modules(IMPORT_BASELINE)
     assert "resnet_core.errors" in added
     assert sorted(name for name in added if within(name, FORBIDDEN)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pipelines.selection", {"torch", "ray", "pandas", "PIL", "imagecodecs", "jinja2"}),
+        ("pipelines.bulk", {"torch", "PIL", "imagecodecs", "jinja2"}),
+        ("resnet_core.images", {"torch", "pyarrow"}),
+        ("cluster.connect", {"torch", "ray", "numpy"}),
+    ],
+)
+def test_what_only_lists_or_records_loads_no_network(module: str, heavy: set[str]) -> None:
+    assert heavy & loaded_modules(f"import {module}") == set()
+
+
+def test_the_public_names_of_the_core_are_those_that_a_type_checker_sees() -> None:
+    tree = ast.parse(Path(resnet_core.__file__).read_text(encoding="utf-8"))
+    typed = {
+        alias.name: node.module
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    assert set(typed) == set(resnet_core.__all__)
+    for name, module in typed.items():
+        assert getattr(resnet_core, name) is getattr(importlib.import_module(module), name)
+    assert set(typed) <= set(dir(resnet_core))
+    with pytest.raises(AttributeError, match="module 'resnet_core' has no attribute 'Enhancr'"):
+        resnet_core.Enhancr  # noqa: B018
 
 
 def test_the_core_names_no_engine_storage_network_or_outer_package() -> None:

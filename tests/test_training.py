@@ -167,8 +167,13 @@ def test_new_channels_and_blocks_learn(scale: int) -> None:
     small = trained(NETWORK)
     larger = replace(NETWORK, scale=scale, num_blocks=2, channels=24)
     trainer = Trainer(replace(RECIPE, network=larger, degradation=bicubic(scale), warmup_steps=0))
+    fresh = fold(trainer.network)
     trainer.start_from(small)
     before = fold(trainer.network)
+    for name in ("head", "blocks.0.first", "blocks.0.second", "blocks.1.first"):
+        begun = slice(None) if name.startswith("blocks.1") else slice(16, None)
+        kernels = (n.get_parameter(f"{name}.direct")[begun] for n in (before, fresh))
+        assert torch.equal(*kernels), f"{name}: what is new begins as in any network"
     for step in range(4):
         inputs, _ = SAMPLER.batch(step)
         trainer.step(inputs, inputs.repeat_interleave(scale, 2).repeat_interleave(scale, 3))
