@@ -103,6 +103,8 @@ class FolderStore:
                     data = file.read()
                     if before == _etag(os.fstat(file.fileno())):
                         return Blob(data=data, etag=before)
+        except FileNotFoundError as error:
+            raise DataError(f"{key}: no such object: it vanished since it was listed") from error
         except OSError as error:
             raise DataError(f"{key}: can't be read: {why(error)}") from error
         raise DataError(f"{key}: can't be read: it is being written")

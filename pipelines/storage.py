@@ -17,6 +17,7 @@ from resnet_core.errors import DataError
 
 if TYPE_CHECKING:
     from pipelines.folder_store import FolderStore
+    from pipelines.s3_store import S3Store
 
 RESERVED = "_resray"
 """The folder of a destination that holds the ledger, reports and unfinished writes."""
@@ -24,7 +25,18 @@ RESERVED = "_resray"
 UserMetadata = tuple[tuple[str, str], ...]
 """Names and values that travel with an object, in the order of their names."""
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://")
+RETRY_FOR_S = 180.0
+"""How long what may pass in an object store is tried again, if nothing else is said."""
+
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_ANY_SCHEME = "can't be read or written; give a folder or s3://BUCKET/PREFIX"
+_OTHER_SCHEMES = {
+    "gs": "Google Cloud Storage speaks S3 too: give s3://BUCKET/PREFIX, with"
+    " AWS_ENDPOINT_URL=https://storage.googleapis.com and HMAC keys",
+    "s3a": "write s3:// for s3a://",
+    "s3n": "write s3:// for s3n://",
+    "file": "give the folder's path without file://",
+}
 
 
 class StoreError(DataError):
@@ -122,58 +134,114 @@ class Store(Source, Protocol):
         ...
 
 
-def open_source(text: str) -> "FolderStore":
-    """The folder to read from. DataError where there is none, or it can't be read."""
-    from pipelines.folder_store import FolderStore  # noqa: PLC0415
+def open_source(text: str, *, root: str | None = None, retry_for_s: float = RETRY_FOR_S) -> Source:
+    """The place to read from. DataError where there is none, or it can't be read.
 
-    path = _folder(text)
+    With `root`, `text` is a list of keys under it: a local file or an S3 address.
+    """
+    if root is None:
+        return _open_place(text, retry_for_s)
+    from pipelines.manifest import ManifestSource  # noqa: PLC0415
+
+    if _scheme(text) is None:
+        path = _path(text).resolve()
+        folder, name = _open_folder(path.parent), path.name
+    else:
+        place, _, name = text.rpartition("/")
+        folder = _open_s3(f"{place}/", retry_for_s)
+    manifest = ManifestSource(store=_open_place(root, retry_for_s), folder=folder, name=name)
+    manifest.check_readable()
+    return manifest
+
+
+def _open_place(text: str, retry_for_s: float) -> Store:
+    """A folder or prefix that can be read."""
+    if _scheme(text) is not None:
+        store = _open_s3(text, retry_for_s)
+        store.check_readable()
+        return store
+    path = _path(text)
     if not path.exists():
         raise DataError(f"{text}: no such folder{_near(path)}")
     if not path.is_dir():
-        raise DataError(f"{text}: is a file, not a folder; give the folder that holds it")
+        raise DataError(
+            f"{text}: is a file, not a folder; give the folder that holds it,"
+            " or --root if it is a list of keys"
+        )
     try:
         os.scandir(path).close()
     except OSError as error:
         raise DataError(f"{text}: can't be read: {why(error)}; check its permissions") from error
-    return FolderStore(root=path.resolve(), temporary=path.resolve() / RESERVED / "tmp")
+    return _open_folder(path)
 
 
-def open_target(text: str, source: "FolderStore") -> "FolderStore":
-    """The folder to write into, not made yet. DataError where it and the source overlap."""
+def open_target(text: str, source: Source, *, retry_for_s: float = RETRY_FOR_S) -> Store:
+    """The place to write into, not made yet. DataError where it and the source overlap."""
+    is_folder = _scheme(text) is None
+    target = _open_folder(_path(text)) if is_folder else _open_s3(text, retry_for_s)
+    _check_apart(text, _places(target.url), _places(source.url))
+    return target
+
+
+def _open_folder(path: Path) -> "FolderStore":
     from pipelines.folder_store import FolderStore  # noqa: PLC0415
 
-    path = _folder(text)
-    _check_apart(text, path.resolve(), source.root)
     return FolderStore(root=path.resolve(), temporary=path.resolve() / RESERVED / "tmp")
 
 
-def _folder(text: str) -> Path:
-    scheme = _URL.match(text)
-    if scheme is not None:
-        raise DataError(f"{text}: {scheme[1]} addresses aren't read yet; give a folder")
+def _open_s3(text: str, retry_for_s: float) -> "S3Store":
+    scheme = _scheme(text)
+    if scheme != "s3":
+        raise DataError(f"{text}: {_OTHER_SCHEMES.get(scheme or '', _ANY_SCHEME)}")
+    # Clients are loaded only where they are wanted.
+    from pipelines.s3_store import S3Store  # noqa: PLC0415
+
+    bucket, _, prefix = text.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise DataError(f"{text}: names no bucket; give s3://BUCKET/PREFIX")
+    return S3Store(bucket=bucket, prefix=prefix.removesuffix("/"), retry_for_s=retry_for_s)
+
+
+def _scheme(text: str) -> str | None:
+    found = _URL.match(text)
+    return None if found is None else found[1]
+
+
+def _path(text: str) -> Path:
     if not text:
-        raise DataError("'': an empty name; give a folder")
+        raise DataError("'': an empty name; give a folder or s3://BUCKET/PREFIX")
     return Path(text).expanduser()
 
 
-def _check_apart(text: str, target: Path, source: Path) -> None:
-    if _same(target, source):
-        raise DataError(f"{text}: is the source itself; give another folder for the results")
-    if any(_same(parent, source) for parent in target.parents):
+def _check_apart(text: str, target: list[str], source: list[str]) -> None:
+    """Each is a place and all that hold it, from the innermost."""
+    if _same(target[0], source[0]):
+        raise DataError(f"{text}: is the source itself; give another place for the results")
+    if any(_same(parent, source[0]) for parent in target):
         raise DataError(
-            f"{text}: lies inside the source {source}, so results would become sources;"
-            " give a folder outside it"
+            f"{text}: lies inside the source {source[0]}, so results would become sources;"
+            " give a place outside it"
         )
-    if any(_same(parent, target) for parent in source.parents):
+    if any(_same(parent, target[0]) for parent in source):
         raise DataError(
-            f"{text}: holds the source {source}, so results could overwrite it;"
-            " give a folder beside it"
+            f"{text}: holds the source {source[0]}, so results could overwrite it;"
+            " give a place beside it"
         )
 
 
-def _same(first: Path, second: Path) -> bool:
+def _places(url: str) -> list[str]:
+    """A folder or prefix and all those that hold it, from the innermost."""
+    if _scheme(url) is None:
+        return [url, *map(str, Path(url).parents)]
+    parts = url.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts), 2, -1)]
+
+
+def _same(first: str, second: str) -> bool:
+    if _scheme(first) is not None or _scheme(second) is not None:
+        return first == second
     try:
-        return first.samefile(second)
+        return Path(first).samefile(second)
     except OSError:
         return first == second
 

