@@ -94,6 +94,89 @@ def shares(stages: Sequence[tuple[str, float]], *, label: str) -> Markup:
     return _svg(label, 22, parts)
 
 
+def steps(
+    edges: Sequence[float],
+    values: Sequence[float],
+    *,
+    names: Sequence[str],
+    label: str,
+    ticks: Sequence[tuple[float, str]] = (),
+    kind: str = "steps",
+    height_px: int = 96,
+) -> Markup:
+    """Values that hold from edge to edge, as a filled stair.
+
+    `edges` and the positions of `ticks` are shares of the width, 0 to 1;
+    `names[i]` tells where step i lies, for who points at it.
+    """
+    top, base = 16.0, float(height_px)
+    highest = max(values) or 1.0
+    corners = " ".join(
+        f"{1000 * edge:.1f},{100 - 100 * value / highest:.2f}"
+        for value, *ends in zip(values, edges, edges[1:], strict=False)
+        for edge in ends
+    )
+    parts = [
+        Markup(
+            '<svg class="{}" aria-hidden="true" y="{}" width="100%" height="{}" '
+            'viewBox="0 0 1000 100" preserveAspectRatio="none">'
+            '<polygon class="area" points="0,100 {} 1000,100"/><polyline points="{}"/></svg>'
+        ).format(kind, top, base - top, corners, corners)
+    ]
+    for level in _levels(highest):
+        y = base - (base - top) * level / highest
+        parts.append(_line("grid-line", 0, y, 100, y))
+        parts.append(_text(0, y - 4, f"{level:,g}", anchor="start", kind="tick over"))
+    parts.append(_line("axis", 0, base, 100, base))
+    for value, begin, end, name in zip(values, edges, edges[1:], names, strict=False):
+        parts.append(
+            Markup(
+                '<rect class="hit" x="{:.2f}%" y="0" width="{:.2f}%" height="{}">'
+                "<title>{}: {:.3g}</title></rect>"
+            ).format(100 * begin, 100 * (end - begin), base, name, value)
+        )
+    parts.extend(_ruled(ticks, base))
+    return _svg(label, height_px + (22 if ticks else 2), parts)
+
+
+def _levels(highest: float) -> list[float]:
+    """One or two round values up to `highest`, to read a height by."""
+    unit = 10.0 ** math.floor(math.log10(highest))
+    step = next(unit * factor for factor in (5, 2, 1, 0.5) if unit * factor <= highest / 1.5)
+    return [step * count for count in (1, 2) if step * count <= highest]
+
+
+def ruler(ticks: Sequence[tuple[float, str]], *, label: str) -> Markup:
+    """An axis alone, for drawings that stand above it; positions are shares, 0 to 1."""
+    return _svg(label, 24, [_line("axis", 0, 0.5, 100, 0.5), *_ruled(ticks, 0.5)])
+
+
+def _ruled(ticks: Sequence[tuple[float, str]], base: float) -> list[Markup]:
+    parts: list[Markup] = []
+    for share, text in ticks:
+        anchor = "start" if share == 0 else "end" if share > 0.95 else "middle"
+        parts.append(_line("axis", 100 * share, base, 100 * share, base + 4))
+        parts.append(_text(100 * share, base + 17, text, anchor=anchor))
+    return parts
+
+
+def ridge(
+    counts: Sequence[int], *, marks: Sequence[float], color: str, label: str, height_px: int = 34
+) -> Markup:
+    """How counts are spread over equal bins, as one hill; `marks` are lines at shares, 0 to 1."""
+    highest = max(max(counts, default=0), 1)
+    points = " ".join(
+        f"{1000 * (index + 0.5) / len(counts):.1f},{100 - 96 * count / highest:.2f}"
+        for index, count in enumerate(counts)
+    )
+    hill = Markup(
+        '<svg aria-hidden="true" width="100%" height="{}" viewBox="0 0 1000 100" '
+        'preserveAspectRatio="none"><polygon class="hill {}" points="0,100 {} 1000,100"/></svg>'
+    ).format(height_px, color, points)
+    lines = [_line("mark", 100 * share, 3, 100 * share, height_px) for share in marks]
+    return _svg(label, height_px, [hill, _line("axis", 0, height_px, 100, height_px), *lines])
+
+
 def scatter(
     points: Sequence[Point], *, x_label: str, y_label: str, label: str, height_px: int = 330
 ) -> Markup:

@@ -4,20 +4,19 @@ A report is a single file with no outside asset: styles and script are inline (a
 in a Content-Security-Policy that allows nothing else), pictures are data URIs. A moved or mailed
 page still works. The templates lie in `pipelines/pages/`; every value is escaped there.
 
-    EnhanceReport  -> write_enhance_report     after `resray enhance`
+    EnhanceReport  -> render_enhance_report    after `resray enhance`
     EvaluateReport -> write_evaluate_report    after `resray evaluate --report`
 """
 
 import base64
-import bisect
 import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,14 +24,15 @@ import jinja2
 from markupsafe import Markup
 
 from pipelines import charts
-from pipelines.page_images import EncodedView, PairView, pair_view
+from pipelines.page_images import EncodedView, PairView
 from resnet_core.errors import DataError
 
-PAGE_IMAGES_BYTES = 4_000_000
-"""Encoded bytes that all pictures of one page share."""
-
-MEGAPIXEL_EDGES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
-"""Bin edges, in megapixels, for a histogram of image sizes."""
+RIDGE_MERGE = 4
+"""Bins of a stage's times that are drawn as one."""
+MAX_COLUMNS = 10
+"""Of a histogram as drawn: more could not be read on a telephone."""
+MAX_UNFOLDED = 20
+"""Failed objects that are listed without being asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,8 @@ class Histogram:
     unit: str
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    note: str = ""
+    """What the values are, in a sentence."""
 
     def __post_init__(self) -> None:
         if len(self.edges) != len(self.counts) + 1:
@@ -77,21 +79,64 @@ class Histogram:
                 f"not {len(self.edges)}"
             )
 
+    def quantile(self, share: float) -> float | None:
+        """A value that `share` of all lie under, from within the right bin; None of nothing.
 
-class HistogramCounter:
-    """Counts values into fixed bins, one at a time, in constant memory."""
+        Inside a bin by proportion; from a last bin without end, its lower edge.
+        """
+        rank = share * sum(self.counts)
+        below = 0
+        for low, high, count in zip(self.edges, self.edges[1:], self.counts, strict=False):
+            if count and below + count >= rank:
+                within = min(max((rank - below) / count, 0.0), 1.0)
+                return low if math.isinf(high) else low + (high - low) * within
+            below += count
+        return None
 
-    def __init__(self, edges: Sequence[float] = MEGAPIXEL_EDGES) -> None:
-        self._edges = tuple(edges)
-        self._counts = [0] * (len(self._edges) - 1)
+    def trimmed(self) -> "Histogram":
+        """Without the empty bins at both ends; one bin stays."""
+        taken = [index for index, count in enumerate(self.counts) if count] or [0]
+        first, last = taken[0], taken[-1] + 1
+        return replace(self, edges=self.edges[first : last + 1], counts=self.counts[first:last])
 
-    def add(self, value: float) -> None:
-        """Count one value; those outside the edges go to the first or the last bin."""
-        index = bisect.bisect_right(self._edges, value) - 1
-        self._counts[min(max(index, 0), len(self._counts) - 1)] += 1
+    def merged(self, size: int) -> "Histogram":
+        """With each `size` neighbours as one bin, the last ones maybe fewer."""
+        starts = range(0, len(self.counts), size)
+        return replace(
+            self,
+            edges=(*(self.edges[start] for start in starts), self.edges[-1]),
+            counts=tuple(sum(self.counts[start : start + size]) for start in starts),
+        )
 
-    def histogram(self, *, title: str, unit: str = "MP") -> Histogram:
-        return Histogram(title=title, unit=unit, edges=self._edges, counts=tuple(self._counts))
+    def readable(self) -> "Histogram":
+        """As it is drawn: trimmed, and of MAX_COLUMNS at most."""
+        trimmed = self.trimmed()
+        return trimmed.merged(math.ceil(len(trimmed.counts) / MAX_COLUMNS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """What one stage took.
+
+    `times` is its histogram in seconds, in bins of one ratio above zero, the same for all stages.
+    """
+
+    name: str
+    total_s: float
+    """Summed over all objects and workers."""
+    times: Histogram
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What was finished when: bin i lasts from `edges_s[i]` to `edges_s[i + 1]` after the start."""
+
+    edges_s: tuple[float, ...]
+    objects: tuple[int, ...]
+    """Enhanced."""
+    megapixels: tuple[float, ...]
+    """Of their outputs."""
+    failed: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +157,34 @@ class FailedObject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportPair:
-    """One image before and after, as encoded bytes of any format that the project reads.
+class FailureKind:
+    """Failures whose reasons are alike. `example` is one of their reasons in full."""
 
-    `before` may be the source itself: it is turned upright and enlarged by bicubic to the size of
-    `after`. Large pictures are shown as their most detailed window at full size.
-    """
+    example: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPair:
+    """One image before and after, cut and compressed for the page by `page_images.pair_view`."""
 
     key: str
-    before: bytes
-    after: bytes
+    view: PairView
     before_label: str = "Bicubic"
     after_label: str = "resray"
     caption: str = ""
     gain_db: float | None = None
     """PSNR of after minus PSNR of before, where a true image was there to measure against."""
+    change_levels: float | None = None
+    """Mean absolute difference between the result and its base, in levels of 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairGroup:
+    """Pairs that are shown for one reason, such as "Most changed"."""
+
+    title: str
+    pairs: tuple[ReportPair, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +206,6 @@ class EnhanceReport:
     """Everything that the page after `resray enhance` shows.
 
     `failed` may hold fewer than `counts.failed`: the page then says how many it leaves out.
-    `stage_s` are seconds of work summed over all workers, in the order of the pipeline.
     """
 
     title: str
@@ -164,11 +221,19 @@ class EnhanceReport:
     bytes_in: int = 0
     bytes_out: int = 0
     megapixels_out: float = 0.0
-    stage_s: tuple[tuple[str, float], ...] = ()
+    stages: tuple[StageTimes, ...] = ()
+    """In the order of the pipeline."""
+    whole_objects: StageTimes | None = None
+    """All stages of an object together."""
+    timeline: Timeline | None = None
     histograms: tuple[Histogram, ...] = ()
-    pairs: tuple[ReportPair, ...] = ()
+    pair_groups: tuple[PairGroup, ...] = ()
+    pairs_left_out: tuple[str, ...] = ()
+    """What could not be shown as a pair, and why."""
     slowest: tuple[SlowObject, ...] = ()
     failed: tuple[FailedObject, ...] = ()
+    failure_kinds: tuple[FailureKind, ...] = ()
+    """The most frequent first; they may stand for fewer than all."""
     estimate: Estimate | None = None
 
 
@@ -257,10 +322,14 @@ def write_evaluate_report(path: Path, report: EvaluateReport) -> None:
 
 def render_enhance_report(report: EnhanceReport) -> str:
     """The page as text."""
-    budget = PAGE_IMAGES_BYTES // max(len(report.pairs), 1)
-    views = [_view(pair, budget) for pair in report.pairs]
     page = _environment().get_template("enhance.html")
-    return page.render(page=_page(report.title), report=report, pairs=views)
+    return page.render(
+        page=_page(report.title),
+        report=report,
+        stages=_stage_plot(report),
+        plots=_timeline_plots(report.timeline) if report.timeline else (),
+        max_unfolded=MAX_UNFOLDED,
+    )
 
 
 def render_evaluate_report(report: EvaluateReport) -> str:
@@ -268,6 +337,131 @@ def render_evaluate_report(report: EvaluateReport) -> str:
     views = [_condition_view(result) for result in report.conditions]
     page = _environment().get_template("evaluate.html")
     return page.render(page=_page(report.title), report=report, views=views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StageLine:
+    """A stage as a line of the table; `share` of the sum of all stages, from 0 to 1."""
+
+    stage: StageTimes
+    share: float
+    median_s: float | None
+    p95_s: float | None
+    ridge: Markup
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StagePlot:
+    """All stages over one logarithmic axis of time."""
+
+    shares: Markup
+    lines: tuple[_StageLine, ...]
+    axis: Markup
+
+
+def _stage_plot(report: EnhanceReport) -> _StagePlot | None:
+    """One line for each stage, then one for whole objects; None where nothing was timed."""
+    shown = (*report.stages, *([report.whole_objects] if report.whole_objects else []))
+    ridges = [stage.times.merged(RIDGE_MERGE) for stage in shown]
+    taken = [index for ridge in ridges for index, count in enumerate(ridge.counts) if count]
+    if not taken:
+        return None
+    first, last = max(min(taken) - 1, 0), min(max(taken) + 2, len(ridges[0].counts))
+    low, high = ridges[0].edges[first], ridges[0].edges[last]
+
+    def across(seconds: float) -> float:
+        return math.log(seconds / low) / math.log(high / low)
+
+    total_s = sum(stage.total_s for stage in report.stages) or 1.0
+    lines: list[_StageLine] = []
+    for index, (stage, ridge) in enumerate(zip(shown, ridges, strict=True)):
+        median_s, p95_s = stage.times.quantile(0.5), stage.times.quantile(0.95)
+        drawing = charts.ridge(
+            ridge.counts[first:last],
+            marks=[across(seconds) for seconds in (median_s, p95_s) if seconds],
+            color=f"s{index}" if index < len(report.stages) else "plain",
+            label=f"{stage.name}: how long it took",
+        )
+        lines.append(
+            _StageLine(
+                stage=stage,
+                share=stage.total_s / total_s,
+                median_s=median_s,
+                p95_s=p95_s,
+                ridge=drawing,
+            )
+        )
+    decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    every = math.ceil(len(decades) / 5) or 1
+    ticks = [(across(10.0**decade), _decade_name(decade)) for decade in decades[::every]]
+    shares = [(stage.name, stage.total_s) for stage in report.stages]
+    return _StagePlot(
+        shares=charts.shares(shares, label="Share of each stage"),
+        lines=tuple(lines),
+        axis=charts.ruler(ticks, label="Time of one object"),
+    )
+
+
+def _decade_name(decade: int) -> str:
+    """A power of ten of seconds: -2 -> "10 ms"."""
+    return f"{10 ** (decade + 3):g} ms" if decade < 0 else f"{10**decade:,} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimelinePlot:
+    title: str
+    note: str
+    drawing: Markup
+
+
+def _timeline_plots(timeline: Timeline) -> list[_TimelinePlot]:
+    """Small plots over the same time, one below the other; that of failures only if there are."""
+    edges = timeline.edges_s
+    spans_s = [end - begin for begin, end in pairwise(edges)]
+    ticks = [(second / edges[-1], text) for second, text in _elapsed_ticks(edges[-1])]
+    spans = [f"{_clock(begin)} to {_clock(end)}" for begin, end in pairwise(edges)]
+    measures = [("Objects per second", timeline.objects, "steps")]
+    measures += [("Output megapixels per second", timeline.megapixels, "steps")]
+    measures += [("Failures per second", timeline.failed, "steps bad")] * any(timeline.failed)
+    plots: list[_TimelinePlot] = []
+    for index, (title, values, kind) in enumerate(measures):
+        rates = [value / span_s for value, span_s in zip(values, spans_s, strict=True)]
+        mean, peak = format_figure(sum(values) / edges[-1]), format_figure(max(rates))
+        plots.append(
+            _TimelinePlot(
+                title=title,
+                note=f"mean {mean}, peak {peak}",
+                drawing=charts.steps(
+                    [edge / edges[-1] for edge in edges],
+                    rates,
+                    names=spans,
+                    ticks=ticks if index == len(measures) - 1 else (),
+                    kind=kind,
+                    label=f"{title} over time",
+                ),
+            )
+        )
+    return plots
+
+
+def _elapsed_ticks(end_s: float) -> list[tuple[float, str]]:
+    """At most four round times up to `end_s` and the start, with how they read."""
+    units = (
+        (1.0, (1, 2, 5, 10, 15, 30)),
+        (60.0, (1, 2, 5, 10, 15, 30)),
+        (3600.0, (1, 2, 3, 6, 12)),
+    )
+    steps = [unit_s * factor for unit_s, factors in units for factor in factors]
+    days = math.ceil(end_s / 86400 / 4)
+    step_s = next((step for step in steps if end_s / step <= 4), 86400.0 * days)
+    return [(0.0, "start")] + [
+        (step_s * index, _clock(step_s * index)) for index in range(1, int(end_s / step_s) + 1)
+    ]
+
+
+def _clock(seconds: float) -> str:
+    """A moment after the start."""
+    return f"{seconds:.3g} s" if seconds < 60 else format_duration(seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,10 +493,6 @@ def _condition_view(result: ConditionResult) -> _ConditionView:
         ),
         gains=tuple(gain for gain in gains if math.isfinite(gain[1])),
     )
-
-
-def _view(pair: ReportPair, budget_bytes: int) -> tuple[ReportPair, PairView]:
-    return pair, pair_view(pair.before, pair.after, budget_bytes=budget_bytes)
 
 
 def _page(title: str) -> _Page:
@@ -374,7 +564,7 @@ def format_count(value: int) -> str:
 def format_duration(seconds: float) -> str:
     """0.0123 -> "12 ms", 75 -> "1 min 15 s", 90000 -> "1 d 1 h"."""
     if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds * 1000:.{0 if seconds == 0 or seconds >= 0.00995 else 1}f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.charts import Point, bars, bin_label, columns, compact, scatter, shares
+from pipelines.charts import (
+    Point,
+    bars,
+    bin_label,
+    columns,
+    compact,
+    ridge,
+    ruler,
+    scatter,
+    shares,
+    steps,
+)
 
 EVIL = "<script>&\"'"
 finite = st.floats(0.01, 1e5)
@@ -69,12 +80,42 @@ def test_shares_fill_the_bar(seconds: list[float]) -> None:
     assert total == pytest.approx(100 if sum(seconds) > 0 else 0, abs=0.1)
 
 
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=128))
+def test_steps_stand_for_every_span_and_stay_inside(values: list[float]) -> None:
+    edges = [index / len(values) for index in range(len(values) + 1)]
+    drawing = steps(edges, values, names=["n"] * len(values), label="l", ticks=[(0.0, "start")])
+    root = parsed(drawing)
+    assert len([r for r in root.iter("rect") if r.get("class") == "hit"]) == len(values)
+    (line,) = root.iter("polyline")
+    corners = [tuple(map(float, pair.split(","))) for pair in str(line.get("points")).split()]
+    assert len(corners) == 2 * len(values)
+    assert all(0 <= x <= 1000 and 0 <= y <= 100 for x, y in corners)
+    if max(values) > 0:
+        heights = [100 - y for _, y in corners[::2]]
+        assert heights == pytest.approx([100 * v / max(values) for v in values], abs=0.01)
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=1, max_size=40))
+def test_a_ridge_has_a_point_for_every_bin_and_ends_on_the_ground(counts: list[int]) -> None:
+    root = parsed(ridge(counts, marks=(0.25, 0.5), color="s0", label="l"))
+    (hill,) = root.iter("polygon")
+    points = [tuple(map(float, pair.split(","))) for pair in str(hill.get("points")).split()]
+    assert len(points) == len(counts) + 2
+    assert points[0] == (0, 100)
+    assert points[-1] == (1000, 100)
+    assert all(0 <= x <= 1000 and 0 <= y <= 100 for x, y in points)
+    assert len([line for line in root.iter("line") if line.get("class") == "mark"]) == 2
+
+
 def test_names_are_escaped() -> None:
     drawings = (
         scatter([Point(label=EVIL, x=1, y=1)], x_label=EVIL, y_label=EVIL, label=EVIL),
         columns([1], [0, 1], unit=EVIL, label=EVIL),
         bars([(EVIL, 1.0)], unit=EVIL, label=EVIL),
         shares([(EVIL, 1.0)], label=EVIL),
+        steps([0, 1], [1], names=[EVIL], label=EVIL, ticks=[(0, EVIL)]),
+        ridge([1], marks=(), color="s0", label=EVIL),
+        ruler([(0.5, EVIL)], label=EVIL),
     )
     for drawing in drawings:
         assert not re.search("<script", drawing)

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from pipelines.page_images import pair_view
 from pipelines.report import (
+    MAX_COLUMNS,
     ConditionResult,
     Counts,
     CropStrip,
@@ -22,12 +26,15 @@ from pipelines.report import (
     Estimate,
     EvaluateReport,
     FailedObject,
+    FailureKind,
     Histogram,
-    HistogramCounter,
     ImageRow,
     MethodRow,
+    PairGroup,
     ReportPair,
     SlowObject,
+    StageTimes,
+    Timeline,
     WeightsCard,
     format_bytes,
     format_count,
@@ -35,7 +42,6 @@ from pipelines.report import (
     format_figure,
     render_enhance_report,
     render_evaluate_report,
-    write_enhance_report,
     write_evaluate_report,
 )
 from resnet_core.errors import DataError
@@ -83,6 +89,12 @@ def encoded(size: tuple[int, int], seed: int = 0, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def stage(name: str, total_s: float) -> StageTimes:
+    edges = tuple(2.0**power for power in range(-10, 11))
+    times = Histogram(title=name, unit="s", edges=edges, counts=(0,) * 9 + (3, 5) + (0,) * 9)
+    return StageTimes(name=name, total_s=total_s, times=times)
+
+
 def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
     return EnhanceReport(
         title=f"Enhanced {name}",
@@ -97,21 +109,37 @@ def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
         bytes_in=1_000_000,
         bytes_out=2_500_000,
         megapixels_out=812.0,
-        stage_s=(("decode", 2.0), (name, 6.0)),
-        histograms=(Histogram(title=name, unit=name, edges=(0, 1, math.inf), counts=(3, 4)),),
-        pairs=(
-            ReportPair(
-                key=name,
-                before=encoded((20, 12)),
-                after=encoded((40, 24)),
-                before_label=name,
-                after_label=name,
-                caption=name,
-                gain_db=3.21,
+        stages=(stage("decode", 2.0), stage(name, 6.0)),
+        whole_objects=stage("whole object", 8.0),
+        timeline=Timeline(
+            edges_s=(0.0, 32.0, 64.0, 75.0),
+            objects=(500, 600, 104),
+            megapixels=(300.0, 412.0, 100.0),
+            failed=(0, 3, 0),
+        ),
+        histograms=(
+            Histogram(title=name, unit=name, edges=(0, 1, math.inf), counts=(3, 4), note=name),
+        ),
+        pair_groups=(
+            PairGroup(
+                title=f"Most changed {name}",
+                pairs=(
+                    ReportPair(
+                        key=name,
+                        view=pair_view(encoded((20, 12)), encoded((40, 24)), budget_bytes=100_000),
+                        before_label=name,
+                        after_label=name,
+                        caption=name,
+                        gain_db=3.21,
+                        change_levels=1.84,
+                    ),
+                ),
             ),
         ),
+        pairs_left_out=(f"2 very large results {name}",),
         slowest=(SlowObject(key=name, seconds=9.0, width=40, height=24),),
         failed=(FailedObject(key=name, reason=name),),
+        failure_kinds=(FailureKind(example=name, count=2),),
         estimate=Estimate(
             objects=5_000_000,
             sample_objects=20,
@@ -243,6 +271,12 @@ def test_enhance_page_tells_what_happened() -> None:
         "1.0 TB",
         "+3.21 dB",
         "75.0 %",
+        "Throughput over time",
+        "mean 16.1, peak 18.8",
+        "Failures per second",
+        "Most changed cat.jpg",
+        "changed by 1.8 levels",
+        "2 very large results",
         "2 more are in the ledger",
         "2026-05-04 10:30 UTC",
     ):
@@ -273,11 +307,42 @@ def test_pages_of_nothing_and_of_infinite_figures_render() -> None:
     assert "inf" in Page(render_evaluate_report(replace(report, conditions=(result,)))).text
 
 
-def test_many_large_noisy_pairs_stay_within_a_few_megabytes(tmp_path: Path) -> None:
-    pair = ReportPair(key="n", before=encoded((500, 400)), after=encoded((1000, 800)))
+def test_a_page_of_millions_with_hundreds_of_failures_stays_small_and_folds_them() -> None:
+    report = replace(
+        enhance_report(),
+        counts=Counts(ok=5_000_000, failed=31_000),
+        pair_groups=(),
+        failed=tuple(
+            FailedObject(key=f"folder/{'x' * 80}/{number}.jpg", reason="broken " * 10)
+            for number in range(200)
+        ),
+        failure_kinds=(FailureKind(example="broken", count=30_000),),
+    )
+    html = render_enhance_report(report)
+    assert len(html) < 150_000
+    page = Page(html)
+    assert page.all("details") == [{}]
+    text = " ".join(page.text.split())
+    for told in ("5,000,000", "30,000broken", "1,000other reasons", "The first 200, one by one"):
+        assert told in text
+    assert "30,800 more are in the ledger" in text
+    few = Page(render_enhance_report(enhance_report()))
+    assert [list(found) for found in few.all("details")] == [["open"]]
+
+
+def test_a_timeline_without_failures_has_no_plot_of_them() -> None:
+    timeline = Timeline(
+        edges_s=(0.0, 7200.0, 9000.0), objects=(9, 3), megapixels=(0.0, 0.0), failed=(0, 0)
+    )
+    text = Page(render_enhance_report(replace(enhance_report(), timeline=timeline))).text
+    assert "Failures per second" not in text
+    assert "30 min" in text
+
+
+def test_a_report_is_written_whole_and_makes_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    write_enhance_report(path, replace(enhance_report(), pairs=(pair,) * 12))
-    assert path.stat().st_size < 8_000_000
+    write_evaluate_report(path, evaluate_report())
+    assert path.read_text(encoding="utf-8") == render_evaluate_report(evaluate_report())
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
@@ -287,21 +352,38 @@ def test_unwritable_report_is_one_clear_error(tmp_path: Path) -> None:
         write_evaluate_report(tmp_path / "file" / "report.html", evaluate_report())
 
 
-def test_histogram_counter_puts_every_value_into_one_bin() -> None:
-    counter = HistogramCounter((0.0, 1.0, 2.0, 4.0))
-    for value in (-1.0, 0.0, 0.99, 1.0, 3.9, 4.0, 100.0):
-        counter.add(value)
-    assert counter.histogram(title="t").counts == (3, 1, 3)
-
-
 def test_histogram_refuses_edges_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="2 bins needs 3 edges, not 2"):
         Histogram(title="t", unit="MP", edges=(0, 1), counts=(1, 2))
 
 
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 50))
+def test_trimmed_and_merged_histograms_conserve_counts(counts: list[int], size: int) -> None:
+    edges = (*(float(edge) for edge in range(len(counts))), math.inf)
+    histogram = Histogram(title="t", unit="MP", edges=edges, counts=tuple(counts))
+    for changed in (histogram.trimmed(), histogram.merged(size), histogram.readable()):
+        assert sum(changed.counts) == sum(counts)
+        assert set(changed.edges) <= set(edges)
+    assert len(histogram.readable().counts) <= MAX_COLUMNS
+    if any(counts):
+        trimmed = histogram.trimmed().counts
+        assert trimmed[0] > 0
+        assert trimmed[-1] > 0
+
+
+def test_quantiles_lie_where_the_counts_are() -> None:
+    histogram = Histogram(title="t", unit="MP", edges=(0, 1, 2, math.inf), counts=(2, 2, 1))
+    assert histogram.quantile(0.2) == pytest.approx(0.5)
+    assert histogram.quantile(0.4) == pytest.approx(1)
+    assert histogram.quantile(1.0) == 2
+    assert replace(histogram, counts=(0, 0, 0)).quantile(0.5) is None
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
+        (0.0, "0 ms"),
+        (0.0031, "3.1 ms"),
         (0.0123, "12 ms"),
         (1.23, "1.2 s"),
         (59.4, "59 s"),
