@@ -30,11 +30,16 @@ class PreparedData:
     """Patches and validation crops on disk, under `folder`."""
 
     folder: Path
+    """Named after the photographs' paths, sizes and times, so that other ones have another."""
     patch_px: int
+    """Side of a patch, pixels."""
     num_photographs: int
+    """Photographs that could be read, without those held out."""
     num_patches: int
     num_validation: int
+    """Crops of held-out photographs."""
     broken: tuple[str, ...]
+    """Name and reason of each photograph that couldn't be read."""
 
     def patches(self) -> NDArray[np.uint8]:
         """uint8 (N, patch_px, patch_px, 3), memory-mapped."""

@@ -121,6 +121,7 @@ class FoldableConv(nn.Module):
         return self.direct + torch.einsum("omkl,mi->oikl", self.project, self.expand)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Float (N, in, H, W) -> (N, out, H, W)."""
         return functional.conv2d(x, self.kernel(), self.bias, padding=1)
 
 
@@ -140,6 +141,7 @@ class Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features to features: float (N, channels, H, W), of the same shape."""
         inner = self.second_norm(self.second(functional.relu(self.first_norm(self.first(x)))))
         # A plain stack needs an activation after every convolution, or two of them are one.
         return functional.relu(inner) if self.kind == "plain" else x + inner

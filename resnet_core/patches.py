@@ -55,16 +55,19 @@ class PatchSampler:
     """Draws batches; every example depends on (seed, step, index) alone, not on who asks for it.
 
     So any number of workers sees the same examples, and a resumed run those of an undisturbed one.
+    Raises ValueError if there are no patches, or if targets don't fit in them.
     """
 
     patches: Levels
     """uint8 (N, P, P, 3); may be memory-mapped."""
     degradation: Degradation
+    """What makes an input of a target."""
     input_px: int
     """Side of a network input; the target's is `scale` times that and fits in a patch."""
     batch_size: int
     """Examples in a step, over all workers."""
     seed: int
+    """From 0 up."""
 
     def __post_init__(self) -> None:
         target_px = self.input_px * self.degradation.scale
