@@ -162,8 +162,10 @@ class FolderStore:
                 path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        if not key or key.startswith("/") or any(p in {"", ".", ".."} for p in key.split("/")):
-            raise DataError(f"{key!r}: not a key: empty, or with empty, '.' or '..' parts")
+        if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
+            raise DataError(
+                f"{key!r}: not a key of a folder: it has empty, '.' or '..' parts, or a NUL"
+            )
         return self.root / key
 
     def _check_inside(self, path: Path, key: str) -> None:

@@ -27,8 +27,7 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
+    ConnectionError,  # noqa: A004  it isn't the built-in one
     HTTPClientError,
     IncompleteReadError,
     ParamValidationError,
@@ -62,16 +61,15 @@ WRITE_TEST_KEY = f"{RESERVED}/write-test"
 
 _ODD_KEY = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
 """Empty, '.' and '..' parts and control characters: obstore refuses them or drops slashes."""
-_HEADERS = frozenset(
-    [
-        "content-type",
-        "content-encoding",
-        "content-language",
-        "content-disposition",
-        "cache-control",
-        "storage-class",
-    ]
+_HEADERS = (
+    "Content-Type",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Disposition",
+    "Cache-Control",
+    "Storage-Class",
 )
+"""What obstore keeps among the user's metadata though it is none."""
 
 _T = TypeVar("_T")
 _Client = Any
@@ -232,7 +230,7 @@ class S3Store:
         full = self._full(key)
         metadata = {name: _ascii(value) for name, value in user_metadata}
         headers = {} if content_type is None else {"Content-Type": content_type}
-        is_plain = not _ODD_KEY.search(full) and _HEADERS.isdisjoint(map(str.lower, metadata))
+        is_plain = not _ODD_KEY.search(full) and _is_free_of_headers(metadata)
 
         def write(clients: _Clients) -> None:
             if is_plain and len(data) <= LARGE_BYTES:
@@ -376,8 +374,7 @@ def _region(client: _Client, bucket: str) -> str:
 
 def _read_fast(client: FastStore, full: str) -> Blob:
     result = obstore.get(client, full)
-    headers = {name: value for name, value in result.attributes.items() if name != "Content-Type"}
-    metadata = {name: value for name, value in headers.items() if name.lower() not in _HEADERS}
+    metadata = {name: value for name, value in result.attributes.items() if name not in _HEADERS}
     data = result.bytes().to_bytes()
     if len(data) != result.meta["size"]:
         raise IncompleteReadError(actual_bytes=len(data), expected_bytes=result.meta["size"])
@@ -408,6 +405,10 @@ def _info(key: str, size: int, etag: str) -> ObjectInfo:
 
 def _bare(etag: str) -> str:
     return etag.strip('"')
+
+
+def _is_free_of_headers(metadata: Iterable[str]) -> bool:
+    return {name.lower() for name in _HEADERS}.isdisjoint(map(str.lower, metadata))
 
 
 def _ascii(value: str) -> str:
@@ -571,14 +572,14 @@ class _Failure:
         if "HTTP error" not in told:
             return cls(words=" ".join(told.split()), concern="object")
         return cls._of_silence(
-            no_way="kind: Connect" in details, too_late="kind: Timeout" in details
+            no_way="kind: Connect," in details, too_late="kind: Timeout" in details
         )
 
     @classmethod
     def _of_boto(cls, error: BotoCoreError) -> "_Failure":
-        if isinstance(error, HTTPClientError | IncompleteReadError):
+        if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError):
             return cls._of_silence(
-                no_way=isinstance(error, EndpointConnectionError | ConnectTimeoutError),
+                no_way=isinstance(error, ConnectionError),
                 too_late=isinstance(error, ReadTimeoutError),
             )
         concern: _Concern = "object" if isinstance(error, ParamValidationError) else "store"

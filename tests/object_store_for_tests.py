@@ -1,5 +1,6 @@
 """A real object store on loopback, and a proxy before it that fails as networks do."""
 
+import functools
 import http.client
 import json
 import random
@@ -90,6 +91,7 @@ def make_bucket(endpoint: str) -> str:
     return name
 
 
+@functools.cache
 def boto_client(endpoint: str) -> Any:
     """A client that is not the code under test."""
     return boto3.client(

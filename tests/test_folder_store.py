@@ -122,7 +122,7 @@ def test_a_failed_put_leaves_the_old_object_and_nothing_else(
     assert files(tmp_path) == ["a.png"]
 
 
-@pytest.mark.parametrize("key", ["", "/etc/x", "../x", "a/../../x", "a//b", "./a", "a/"])
+@pytest.mark.parametrize("key", ["", "/etc/x", "../x", "a/../../x", "a//b", "./a", "a/", "a\0b"])
 def test_no_key_leads_out_of_the_store(tmp_path: Path, key: str) -> None:
     with pytest.raises(DataError, match="not a key"):
         store(tmp_path / "in").put(key, b"x")
