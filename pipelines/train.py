@@ -9,6 +9,7 @@ import json
 import math
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -152,15 +153,19 @@ def run(args: argparse.Namespace) -> int:
     )
     begun = _claim(output, recipe, data, start)
     _tell(f"{data.num_photographs} photographs, {data.num_patches} patches; output in {output}")
-    with ray_session(address=args.address, verbose=args.verbose) as resources:
-        check_resources(resources, num_workers=args.num_workers, use_gpu=args.use_gpu)
-        job = TrainingJob(
-            recipe=recipe,
-            data=data,
-            threads=_threads(resources, args.num_workers),
-            start=start and start.network,
-        )
-        trainer, history = fit(job, output, num_workers=args.num_workers, use_gpu=args.use_gpu)
+    try:
+        with ray_session(address=args.address, verbose=args.verbose) as resources:
+            check_resources(resources, num_workers=args.num_workers, use_gpu=args.use_gpu)
+            job = TrainingJob(
+                recipe=recipe,
+                data=data,
+                threads=_threads(resources, args.num_workers),
+                start=start and start.network,
+            )
+            trainer, history = fit(job, output, num_workers=args.num_workers, use_gpu=args.use_gpu)
+    except KeyboardInterrupt:
+        print("resray: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     note = args.data_note or f"{data.num_photographs} photographs from {Path(args.data).name}"
     metadata = describe_run(recipe, history, begun=begun, data_note=note, licence=args.licence)
     path = output / f"{recipe.name}.safetensors"
