@@ -41,6 +41,8 @@ class Resources:
 
     cpus: float
     gpus: float
+    smallest_node_cpus: float
+    """Of the nodes that have any."""
 
 
 @contextmanager
@@ -140,5 +142,10 @@ def _set_token() -> None:
 def _resources() -> Resources:
     import ray  # noqa: PLC0415
 
-    total = ray.cluster_resources()
-    return Resources(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node["CPU"] for node in nodes if node.get("CPU")]
+    return Resources(
+        cpus=sum(cpus),
+        gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        smallest_node_cpus=min(cpus, default=0.0),
+    )

@@ -1,7 +1,8 @@
 """Ray Data under `resray enhance`: the one module of the bulk run that knows the engine.
 
     ListingSource  one read task lists the source and yields batches of keys, as they are found
-    EnhanceWorker  an actor with the network: reads, enhances and writes one object after the other
+    stages         what is done with each object: one actor pool for all of it on CPUs; apart on
+                   GPU machines, reading and writing as tasks on CPUs, the network on its GPU
     the driver     takes one small row for each object, as soon as it is done
 
 A row of the dataset is a whole batch, and a block of its own (blocks are at most one byte large, so
@@ -11,18 +12,24 @@ second within it.
 
 The Conductor, an actor without a CPU, keeps the listing at most a window ahead of the results (the
 driver's memory stays the same for any number of objects), counts the whole meanwhile for the time
-left, and remembers which objects were in work when a worker died, so that an object that kills its
-worker is given up after MAX_ATTEMPTS.
+left, remembers which objects were in work when a worker died, so that an object that kills its
+worker is given up after MAX_ATTEMPTS, and lets the run end where the store is gone.
+
+Ray Data's own job checkpointing (2.60, beta) doesn't hold the contract: it needs one write task
+behind a Parquet read, drops what a custom datasource read in silence, takes rows with an error for
+done, doesn't look at etags, and loads every id into each of its actors. So the ledger is ours.
 """
 
 import itertools
 import logging
+import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import pyarrow as pa
 import ray
@@ -31,54 +38,83 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
-from pipelines.ledger import SCHEMA, LedgerRow, Table
+from pipelines.ledger import LedgerRow, Table
+from pipelines.storage import StoreError
 from pipelines.worklist import Verdict, Work, batches
+from resnet_core.errors import ConfigError
 
-LARGEST_BATCH = 16
+LARGEST_BATCH = 64
+LARGEST_BATCH_BYTES = 1_000_000
+LARGEST_BUNDLE_BYTES = 64_000_000
 TASKS_IN_FLIGHT = 2
 MAX_ATTEMPTS = 3
 POLL_S = 0.05
 BUNDLE_S = 0.5
 TOTALS_EVERY_S = 0.5
+MAX_WORKERS_A_CPU = 8
+CPU_OVERLAP = 4
+GPU_OVERLAP = 16
 
 ListWorks = Callable[[], Iterable[tuple[Work, Verdict]]]
 """Lists the source anew, with what is to be done about each object. Picklable."""
 
+Item = Any
+"""A Work, what a stage makes of it (with its `work`), or a LedgerRow, which is done."""
 
-class Enhance(Protocol):
-    """What a worker does with one object, once built."""
 
-    def __call__(self, work: Work) -> LedgerRow: ...
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is done with every object, in order. All of it travels to the workers."""
 
-    def give_up(self, work: Work, reason: str) -> LedgerRow:
-        """The row of an object that isn't tried again."""
-        ...
+    name: str
+    build: Callable[[], Callable[[Item], Item]]
+    """Called once in each worker, where it makes what it needs."""
+    give_up: Callable[[Work, str], LedgerRow]
+    """The row of an object that isn't tried again."""
+    has_network: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """How many workers there are, and what each of them has."""
+    """How many workers with a network there are, and what each of them has."""
 
-    workers: int
+    smallest: int
+    largest: int
     cpus: float
     gpus: float
     threads: int
     """Threads for computing, in each worker."""
     overlap: int
-    """Objects that one worker has in hand at once, to read and write while the GPU computes."""
+    """Objects that one worker has in hand at once, to read and write while others compute."""
+    apart: bool
+    """Whether reading and writing are stages of their own, on CPUs."""
 
     @classmethod
-    def of(cls, resources: Resources, *, workers: int | None = None) -> "Pool":
-        """One worker for each GPU, else one with all cores; or `workers` with equal shares."""
-        gpus = int(resources.gpus)
-        count = workers or max(gpus, 1)
-        cpus = resources.cpus / count
+    def of(cls, resources: Resources, *, workers: tuple[int, int] | None = None) -> "Pool":
+        """One worker for each GPU, else one for each node with all of its cores.
+
+        `workers`: at least and at most so many, with equal shares of what is there. ConfigError if
+        the machines are too small for the least.
+        """
+        gpus, node_cpus = int(resources.gpus), resources.smallest_node_cpus
+        usual = gpus or max(int(resources.cpus // max(node_cpus, 1)), 1)
+        smallest, largest = workers or (usual, usual)
+        if smallest > MAX_WORKERS_A_CPU * max(resources.cpus, 1):
+            raise ConfigError(
+                f"--workers: {smallest} are more than {resources.cpus:g} CPUs can hold;"
+                f" expected at most {int(MAX_WORKERS_A_CPU * resources.cpus)}"
+            )
+        on_node = max(-(-smallest * node_cpus // max(resources.cpus, 1)), 1)
+        cpus = node_cpus / on_node
+        share = cpus if cpus < 1 else float(int(cpus))
         return cls(
-            workers=count,
-            cpus=cpus if cpus < 1 else float(int(cpus)),
-            gpus=min(1.0, gpus / count),
+            smallest=smallest,
+            largest=largest,
+            cpus=0.0 if gpus else share,
+            gpus=min(1.0, gpus / smallest),
             threads=max(1, int(cpus)),
-            overlap=min(8, max(2, int(cpus))) if gpus else 1,
+            overlap=GPU_OVERLAP if gpus else CPU_OVERLAP,
+            apart=gpus > 0,
         )
 
 
@@ -115,6 +151,7 @@ class Conductor:
         self._attempts: dict[str, int] = {}
         self._totals = Totals()
         self._error: Exception | None = None
+        self._stopped: str | None = None
         threading.Thread(target=self._survey, args=(list_works,), daemon=True).start()
 
     def _survey(self, list_works: ListWorks) -> None:
@@ -132,21 +169,34 @@ class Conductor:
             raise self._error
         return replace(self._totals)
 
-    def admits(self, listed: int) -> bool:
-        """Whether the listing may go on after `listed` objects."""
-        return listed < self._finished + self._window
+    def stop(self, reason: str) -> None:
+        """The run can't go on: nothing more is begun. The first reason counts."""
+        self._stopped = self._stopped or reason
 
-    def begin(self, key: str) -> int:
-        """Take note that a worker starts on an object; the number of this attempt, from 1."""
+    def stopped(self) -> str | None:
+        return self._stopped
+
+    def admits(self, listed: int) -> bool | None:
+        """Whether the listing may go on after `listed` objects; None: it is to end."""
+        return None if self._stopped else listed < self._finished + self._window
+
+    def begin(self, keys: Sequence[str]) -> Literal["new", "again", "stop"]:
+        """Take note that a worker starts on objects; `again` if one of them ended a worker."""
+        if self._stopped:
+            return "stop"
+        if any(key in self._attempts for key in keys):
+            return "again"
+        self._attempts.update(dict.fromkeys(keys, 1))
+        return "new"
+
+    def attempt(self, key: str) -> int:
+        """Take note that a worker tries an object alone; which attempt this is, from 1."""
         self._attempts[key] = self._attempts.get(key, 0) + 1
         return self._attempts[key]
 
-    def end(self, key: str) -> None:
-        self._attempts.pop(key, None)
-
-    def any_begun(self, keys: list[str]) -> bool:
-        """Whether an earlier attempt at one of the objects ended with its worker."""
-        return any(key in self._attempts for key in keys)
+    def end(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._attempts.pop(key, None)
 
 
 class ListingSource(Datasource):
@@ -177,67 +227,100 @@ class ListingSource(Datasource):
         todo = (work for work, verdict in self._list_works() if verdict == "todo")
         listed = 0
         for batch in batches(
-            itertools.islice(todo, self._limit), workers=self._workers, largest=LARGEST_BATCH
+            itertools.islice(todo, self._limit),
+            workers=self._workers,
+            largest=LARGEST_BATCH,
+            largest_bytes=LARGEST_BATCH_BYTES,
         ):
-            while not _get(self._conductor.admits.remote(listed)):
+            while not (admitted := _get(self._conductor.admits.remote(listed))):
+                if admitted is None:
+                    return
                 time.sleep(POLL_S)
             listed += len(batch)
-            yield pa.table({"works": [[work.to_dict() for work in batch]]})
+            yield pack(batch)
 
 
-class EnhanceWorker:
-    """The actor. It builds what it needs itself, so nothing heavy travels."""
+class StageWorker:
+    """Runs one stage: an actor's class, or a task's function once made."""
 
-    def __init__(self, build: Callable[[], Enhance], conductor: Any, *, overlap: int) -> None:
-        self._enhance = build()
+    def __init__(self, stage: Stage, conductor: Any, *, overlap: int) -> None:
+        self._stage = stage
+        self._process = stage.build()
         self._conductor = conductor
         self._overlap = overlap
 
-    def __call__(self, batch: Table) -> Iterator[Table]:
-        for works in batch["works"].to_pylist():
-            yield from bundles(self._run([Work(**work) for work in works]))
+    def __call__(self, table: Table) -> Iterator[Table]:
+        for items in unpack(table):
+            yield from bundles(self._run(items))
 
-    def _run(self, works: list[Work]) -> Iterator[LedgerRow]:
-        # After a crash one at a time: so only the object at fault is found in work again.
-        crashed: bool = _get(self._conductor.any_begun.remote([work.key for work in works]))
-        threads = 1 if crashed else self._overlap
-        if threads == 1:
-            yield from map(self._one, works)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                yield from pool.map(self._one, works)
+    def _run(self, items: Sequence[Item]) -> Iterator[Item]:
+        todo = [item for item in items if not isinstance(item, LedgerRow)]
+        yield from (item for item in items if isinstance(item, LedgerRow))
+        keys = [self._mark(item) for item in todo]
+        begun = _get(self._conductor.begin.remote(keys))
+        if begun == "stop" or not todo:
+            return
+        try:
+            if begun == "new":
+                with ThreadPoolExecutor(self._overlap) as pool:
+                    yield from pool.map(self._process, todo)
+            else:
+                # After a crash one at a time: so only the object at fault is found in work again.
+                yield from map(self._alone, todo)
+        except StoreError as error:
+            _get(self._conductor.stop.remote(str(error)))
+        self._conductor.end.remote(keys)
 
-    def _one(self, work: Work) -> LedgerRow:
-        attempt: int = _get(self._conductor.begin.remote(work.key))
+    def _alone(self, item: Item) -> Item:
+        mark = self._mark(item)
+        attempt: int = _get(self._conductor.attempt.remote(mark))
         if attempt > MAX_ATTEMPTS:
-            row = self._enhance.give_up(work, f"its worker died {MAX_ATTEMPTS} times at it")
-        else:
-            row = self._enhance(work)
-        self._conductor.end.remote(work.key)
-        return row
+            reason = f"its worker died {MAX_ATTEMPTS} times at it ({self._stage.name})"
+            return self._stage.give_up(_work(item), reason)
+        result = self._process(item)
+        self._conductor.end.remote([mark])
+        return result
+
+    def _mark(self, item: Item) -> str:
+        return f"{self._stage.name}:{_work(item).key}"
 
 
-def bundles(rows: Iterable[LedgerRow]) -> Iterator[Table]:
-    """Rows as tables of one row, a list of them: what came within BUNDLE_S or so."""
-    bundle: list[LedgerRow] = []
-    began_s = time.monotonic()
-    for row in rows:
-        bundle.append(row)
-        if time.monotonic() - began_s > BUNDLE_S:
-            yield _bundle(bundle)
+def _run_task(table: Table, *, stage: Stage, conductor: Any, overlap: int) -> Iterator[Table]:
+    yield from StageWorker(stage, conductor, overlap=overlap)(table)
+
+
+def _work(item: Item) -> Work:
+    return item if isinstance(item, Work) else item.work
+
+
+def bundles(items: Iterable[Item]) -> Iterator[Table]:
+    """Items as tables of one row, a list of them: what came within BUNDLE_S or so."""
+    bundle: list[bytes] = []
+    size, began_s = 0, time.monotonic()
+    for item in items:
+        bundle.append(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+        size += len(bundle[-1])
+        if time.monotonic() - began_s > BUNDLE_S or size > LARGEST_BUNDLE_BYTES:
+            yield _packed(bundle)
             bundle = []
-            began_s = time.monotonic()
+            size, began_s = 0, time.monotonic()
     if bundle:
-        yield _bundle(bundle)
+        yield _packed(bundle)
 
 
-def unbundle(table: Table) -> list[LedgerRow]:
-    return [LedgerRow(**row) for rows in table["rows"].to_pylist() for row in rows]
+def pack(items: Sequence[Item]) -> Table:
+    """Items as one row of a table. Pickles stay between processes of one run."""
+    return _packed([pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items])
 
 
-def _bundle(rows: list[LedgerRow]) -> Table:
-    values = pa.array([[asdict(row) for row in rows]], pa.list_(pa.struct(list(SCHEMA))))
-    return pa.table({"rows": values})
+def unpack(table: Table) -> Iterator[list[Item]]:
+    """The items of each row."""
+    for values in table["items"]:
+        yield [pickle.loads(memoryview(value.as_buffer())) for value in values.values]  # noqa: S301
+
+
+def _packed(pickles: list[bytes]) -> Table:
+    return pa.table({"items": pa.array([pickles], pa.list_(pa.large_binary()))})
 
 
 @dataclass(kw_only=True)
@@ -245,30 +328,34 @@ class BulkRun:
     """A run: iterate over `rows`, and read `totals` meanwhile."""
 
     list_works: ListWorks
-    build: Callable[[], Enhance]
+    stages: Sequence[Stage]
     pool: Pool
     limit: int | None = None
     verbose: bool = False
     totals: Totals = field(default_factory=Totals)
 
     def rows(self) -> Iterator[LedgerRow]:
-        """One row for each object, as soon as it is done, in no particular order."""
-        window = 4 * LARGEST_BATCH * (self.pool.workers * TASKS_IN_FLIGHT + 1)
-        conductor = (
-            ray.remote(Conductor)
-            .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-            .remote(self.list_works, window=window)
-        )
+        """One row for each object, as soon as it is done, in no particular order.
+
+        Raises StoreError after the last row of what was in work if the store is gone.
+        """
+        window = 4 * LARGEST_BATCH * (self.pool.largest * TASKS_IN_FLIGHT + 1)
+        conductor: Any = (
+            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Conductor)
+        ).remote(self.list_works, window=window)
         finished, asked_at_s = 0, 0.0
         for table in self._dataset(conductor).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
-            for row in unbundle(table):
+            for row in itertools.chain.from_iterable(unpack(table)):
                 finished += 1
                 yield row
             if time.monotonic() - asked_at_s > TOTALS_EVERY_S:
                 self._ask(conductor, finished)
                 asked_at_s = time.monotonic()
+        reason = _get(conductor.stopped.remote())
+        if reason is not None:
+            raise StoreError(reason)
         while not self.totals.complete:
             self._ask(conductor, finished)
             time.sleep(0 if self.totals.complete else POLL_S)
@@ -289,24 +376,47 @@ class BulkRun:
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1
         source = ListingSource(
-            self.list_works, conductor, workers=self.pool.workers, limit=self.limit
+            self.list_works, conductor, workers=self.pool.largest, limit=self.limit
         )
         with DataContext.current(context):
             # The listing holds no CPU: an actor with all of them would starve it.
-            listing = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
-            return listing.map_batches(
-                EnhanceWorker,
-                fn_constructor_args=(self.build, conductor),
-                fn_constructor_kwargs={"overlap": self.pool.overlap},
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(
-                    size=self.pool.workers, max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT
-                ),
-                num_cpus=self.pool.cpus,
-                num_gpus=self.pool.gpus,
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            )
+            dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
+            for stage in self.stages:
+                if stage.has_network:
+                    dataset = self._in_actors(dataset, stage, conductor)
+                else:
+                    dataset = self._in_tasks(dataset, stage, conductor)
+            return dataset
+
+    def _in_actors(
+        self, dataset: ray.data.Dataset, stage: Stage, conductor: Any
+    ) -> ray.data.Dataset:
+        return dataset.map_batches(
+            StageWorker,
+            fn_constructor_args=(stage, conductor),
+            fn_constructor_kwargs={"overlap": self.pool.overlap},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=self.pool.smallest,
+                max_size=self.pool.largest,
+                max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+            ),
+            num_cpus=self.pool.cpus,
+            num_gpus=self.pool.gpus,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        )
+
+    def _in_tasks(
+        self, dataset: ray.data.Dataset, stage: Stage, conductor: Any
+    ) -> ray.data.Dataset:
+        return dataset.map_batches(
+            partial(_run_task, stage=stage, conductor=conductor, overlap=CPU_OVERLAP),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        )
 
 
 def _get(ref: Any) -> Any:

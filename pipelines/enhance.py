@@ -1,4 +1,4 @@
-"""`resray enhance SRC DST`: every image of a folder made better, into another folder.
+"""`resray enhance SRC DST`: every image of a folder or bucket made better, into another one.
 
 The command: check, list, enhance through `bulk`, record, show, report. What happens to one object
 is in `enhance_object`, what is to be done in `selection` and `worklist`, and Ray in `bulk`.
@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings, core_settings, naming
-from pipelines.folder_store import FolderStore
+from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
 from pipelines.report import (
@@ -27,28 +25,42 @@ from pipelines.report import (
     format_count,
     format_duration,
     format_figure,
-    write_enhance_report,
+    render_enhance_report,
 )
 from pipelines.selection import Selection
-from pipelines.storage import RESERVED, open_source, open_target
+from pipelines.storage import (
+    RESERVED,
+    RETRY_FOR_S,
+    Source,
+    Store,
+    open_source,
+    open_target,
+)
 from pipelines.summary import RunSummary, Whole
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.images import FORMATS, METADATA_POLICIES, output_format
 from resnet_core.weights import Weights, load_weights, weights_path
 
 if TYPE_CHECKING:
-    from pipelines.bulk import BulkRun, Pool, Totals
+    from pipelines.bulk import BulkRun, Pool, Stage, Totals
 
 REPORT_KEY = f"{RESERVED}/report.html"
 SAMPLE_PREFIX = f"{RESERVED}/sample"
 SHOWN_FAILURES = 20
+MEMORY_PX = 32_000_000
+"""Source pixels that one worker has in hand at once, unless a single image has more."""
+GPU_BATCH_PX = 2_000_000
+CPU_BATCH_PX = 1
+"""Batches gain nothing on CPUs; one window at a time, while other objects are read and written."""
 
 DESCRIPTION = """\
 Enhance every image under SRC and write the results under DST, with the same names.
 
-Formats, colour profiles, EXIF and XMP stay. SRC is only read. A file is written whole
-or not at all, and nothing outside DST is written. What is no image, or a broken one,
-is reported with the reason, and the rest is done.
+SRC and DST are folders or S3 prefixes (s3://bucket/prefix), in any combination. With
+--root, SRC is a list of keys. Formats, colour profiles, EXIF, XMP and an object's own
+metadata stay. SRC is only read. An object is written whole or not at all, and nothing
+outside DST is written. What is no image, or a broken one, is reported with the reason,
+and the rest is done.
 """
 
 EPILOG = """\
@@ -57,24 +69,34 @@ resuming
   done from the same source, weights and settings isn't done again; new and changed
   files are. Failed ones are tried again with --retry-failed.
 
+object stores
+  Credentials, region and endpoint come from the usual AWS_* variables and files
+  (AWS_ENDPOINT_URL for other S3-compatible stores). What fails for a moment is tried
+  again for --retry-for; a store that is gone, or refuses, ends the run.
+
+lists of keys
+  resray enhance keys.txt DST --root s3://bucket/photos takes the keys in keys.txt, one
+  on a line, or in the column `key` of a Parquet file, as they lie under the root.
+
 names
   With --format the extension changes too. If two sources then want one name (a.png and
   a.jpg with --format webp), the one that has the name itself gets it, else the first in
   order; the others fail. GIF, which can't hold the result, becomes PNG.
 
-files
+results beside the images
   DST/_resray/report.html   what was done, with before/after sliders
   DST/_resray/ledger/       one row for each object, in Parquet
   DST/_resray/sample/       the results of --sample
 
 exit status
   0  all is done        1  the run could not go on (one line says why)
-  2  some files failed  130  stopped by Ctrl-C; the same command goes on
+  2  some images failed 130  stopped by Ctrl-C; the same command goes on
 
 examples
   resray enhance photos better --sample 8
   resray enhance photos better
   resray enhance scans clean --weights sr-x4 --format webp --quality 85
+  resray enhance s3://shop/photos s3://shop-large/photos --workers 4..32 --address auto
 """
 
 
@@ -83,14 +105,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", metavar="SRC", help="folder of images, with all below it")
-    parser.add_argument("target", metavar="DST", help="folder for the results; made if missing")
+    parser.add_argument(
+        "source", metavar="SRC", help="images: a folder, s3:// prefix, or a list (--root)"
+    )
+    parser.add_argument("target", metavar="DST", help="where results go: a folder or s3:// prefix")
     what = parser.add_argument_group("what is enhanced")
     what.add_argument(
         "--sample",
         type=_positive,
         metavar="N",
         help="only N images spread evenly, into DST/_resray/sample/, with an estimate for all",
+    )
+    what.add_argument(
+        "--root",
+        metavar="URL",
+        help="SRC is a list of keys under this folder or prefix (text, or Parquet)",
     )
     what.add_argument("--limit", type=_positive, metavar="N", help="at most N images in this run")
     what.add_argument("--retry-failed", action="store_true", help="also those that failed before")
@@ -141,9 +170,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it is computed")
     where.add_argument(
         "--workers",
-        type=_positive,
-        metavar="N",
-        help="processes with a network (default: one for each GPU, else one with all cores)",
+        type=_range,
+        metavar="N|MIN..MAX",
+        help="processes with a network; between MIN and MAX, as the work asks (default: one for"
+        " each GPU, else one for each machine with all its cores)",
+    )
+    where.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="a Ray cluster (default: RAY_ADDRESS, or this machine)",
+    )
+    where.add_argument(
+        "--retry-for",
+        type=float,
+        default=RETRY_FOR_S,
+        metavar="SECONDS",
+        help="how long a request to a store is tried again (default: 180)",
     )
     where.add_argument(
         "--tile",
@@ -166,9 +208,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Enhance; the exit status. ResrayError for what the user can mend."""
     weights, settings = _settings(args)
-    source = open_source(args.source)
-    _check_not_empty(args.source, source)
-    target = open_target(args.target, source)
+    source = open_source(args.source, root=args.root, retry_for_s=args.retry_for)
+    if args.root is None and next(iter(source.list_objects()), None) is None:
+        raise _nothing(args.source)
+    target = open_target(args.target, source, retry_for_s=args.retry_for)
     target.make_writable()
     target.remove_stale_temporaries()
     results = target.below(SAMPLE_PREFIX) if args.sample else target
@@ -214,9 +257,8 @@ def _settings(args: argparse.Namespace) -> tuple[Weights, RunSettings]:
     return weights, settings
 
 
-def _check_not_empty(text: str, source: FolderStore) -> None:
-    if next(iter(source.list_objects()), None) is None:
-        raise DataError(f"{text}: an empty folder; there is nothing to enhance")
+def _nothing(text: str) -> DataError:
+    return DataError(f"{text}: empty; there is nothing to enhance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,9 +268,9 @@ class _Command:
     args: argparse.Namespace
     weights: Weights
     settings: RunSettings
-    source: FolderStore
-    target: FolderStore
-    results: FolderStore
+    source: Source
+    target: Store
+    results: Store
     selection: Selection
 
     def run(self) -> int:
@@ -246,17 +288,11 @@ class _Command:
             flush=True,
         )
         try:
-            with ray_session(verbose=self.args.verbose) as resources:
+            with ray_session(address=self.args.address, verbose=self.args.verbose) as resources:
                 pool = Pool.of(resources, workers=self.args.workers)
                 bulk = BulkRun(
                     list_works=self.selection,
-                    build=ObjectEnhancerBuilder(
-                        source=self.source,
-                        target=self.results,
-                        settings=self.settings,
-                        weights=str(weights_path(self.args.weights).resolve()),
-                        threads=pool.threads,
-                    ),
+                    stages=self._stages(pool),
                     pool=pool,
                     limit=self.args.limit,
                     verbose=self.args.verbose,
@@ -273,7 +309,26 @@ class _Command:
             if self.args.verbose:
                 raise
             raise DataError(_first_cause(error)) from error
-        return self._finish(bulk.totals, bulk.pool, summary, clock, time.monotonic() - began_s)
+        return self._finish(bulk.totals, summary, clock, time.monotonic() - began_s)
+
+    def _stages(self, pool: "Pool") -> "list[Stage]":
+        from pipelines.bulk import Stage  # noqa: PLC0415
+
+        stages = ObjectStages(source=self.source, target=self.results, settings=self.settings)
+        worker = Worker(
+            stages=stages,
+            weights=str(weights_path(self.args.weights).resolve()),
+            threads=pool.threads,
+            batch_px=GPU_BATCH_PX if pool.gpus else CPU_BATCH_PX,
+            memory_px=MEMORY_PX,
+        )
+        if not pool.apart:
+            return [Stage(name="all", build=worker.whole, give_up=stages.failed, has_network=True)]
+        return [
+            Stage(name="read", build=worker.read, give_up=stages.failed, has_network=False),
+            Stage(name="network", build=worker.improve, give_up=stages.failed, has_network=True),
+            Stage(name="write", build=worker.write, give_up=stages.failed, has_network=False),
+        ]
 
     def _consume(self, bulk: "BulkRun", summary: RunSummary, clock: Clock) -> None:
         """Take the rows as they come: into the ledger, the summary and the line."""
@@ -299,17 +354,18 @@ class _Command:
                 summary.add(row)
 
     def _finish(
-        self, totals: "Totals", pool: "Pool", summary: RunSummary, clock: Clock, duration_s: float
+        self, totals: "Totals", summary: RunSummary, clock: Clock, duration_s: float
     ) -> int:
+        if totals.objects == 0:
+            raise _nothing(self.args.source)
         if summary.ok + summary.failed + totals.done + totals.failed_before == 0:
             raise DataError(
                 f"{self.args.source}: none of its {format_count(summary.skipped)} files is an"
                 f" image; expected {', '.join(FORMATS)}"
             )
-        estimate = self._estimate(summary, parallel=pool.workers * pool.overlap)
-        report_path = self.target.root / REPORT_KEY
-        if summary.objects or not report_path.exists():
-            self._write_report(report_path, summary, totals.done, clock.work_s, estimate)
+        estimate = self._estimate(summary, clock)
+        if summary.objects or self.target.info(REPORT_KEY).problem is not None:
+            self._write_report(summary, totals.done, clock.work_s, estimate)
         for line in closing_lines(
             summary,
             duration_s=duration_s,
@@ -319,21 +375,22 @@ class _Command:
             estimate=estimate,
         ):
             print(line)
-        print(f"report: {report_path}")
+        print(f"report: {self.target.url_of(REPORT_KEY)}")
         return 2 if summary.failed or totals.failed_before else 0
 
-    def _estimate(self, summary: RunSummary, *, parallel: int) -> Estimate | None:
-        if self.args.sample is None:
+    def _estimate(self, summary: RunSummary, clock: Clock) -> Estimate | None:
+        if self.args.sample is None or clock.work_s == 0:
             return None
         objects = bytes_in = 0
         for info in self.source.list_objects():
             objects += info.problem is None
             bytes_in += info.bytes
+        # How many objects were in work at once, as it came out.
+        parallel = sum(summary.stage_s.values()) / clock.work_s
         return summary.estimate(Whole(objects=objects, bytes=bytes_in), parallel=parallel)
 
     def _write_report(
         self,
-        path: Path,
         summary: RunSummary,
         done_before: int,
         duration_s: float,
@@ -359,11 +416,12 @@ class _Command:
             done_before=done_before,
             estimate=estimate,
         )
-        write_enhance_report(path, report)
+        page = render_enhance_report(report)
+        self.target.put(REPORT_KEY, page.encode(), content_type="text/html; charset=utf-8")
 
 
 @contextmanager
-def _recorder(target: FolderStore | None) -> Generator[Callable[[LedgerRow], None]]:
+def _recorder(target: Store | None) -> Generator[Callable[[LedgerRow], None]]:
     """Where rows go: the ledger of a destination, or nowhere (a sample records nothing)."""
     if target is None:
         yield lambda _row: None
@@ -437,6 +495,16 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
     return value
+
+
+def _range(text: str) -> tuple[int, int]:
+    """ "4" or "4..32"."""
+    least, dots, most = text.partition("..")
+    smallest = _positive(least)
+    largest = _positive(most) if dots else smallest
+    if largest < smallest:
+        raise argparse.ArgumentTypeError(f"expected MIN..MAX with MIN up to MAX, found {text}")
+    return smallest, largest
 
 
 def _amount(text: str) -> int:

@@ -1,26 +1,25 @@
-"""What happens to one object of a bulk run: plain code, without Ray.
-
-`enhance_object` never raises for a bad object: what is wrong becomes the reason in its row.
-"""
+"""What happens to one object of a bulk run: plain code, without Ray."""
 
 import functools
 import hashlib
 import json
+import sys
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
-from pipelines.ledger import LedgerRow
+from pipelines.ledger import LedgerRow, Status
 from pipelines.report import format_bytes
-from pipelines.storage import Store
+from pipelines.storage import Blob, Source, Store, StoreError
 from pipelines.worklist import Naming, Work
-from resnet_core.enhancer import Enhancer, EnhanceSettings, Precision
+from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings, Precision
 from resnet_core.errors import (
+    BrokenImageError,
     ConfigError,
     ImageTooLargeError,
     ResrayError,
@@ -30,13 +29,17 @@ from resnet_core.errors import (
 from resnet_core.images import (
     FORMATS,
     Encoded,
+    Header,
     Image,
     MetadataPolicy,
     decode,
     encode,
     output_format,
+    read_header,
 )
 from resnet_core.weights import load_weights
+
+Result = TypeVar("Result")
 
 WARM_UP_PX = 32
 
@@ -84,7 +87,7 @@ class RunSettings:
 class ImageEnhancer(Protocol):
     """The part of `Enhancer` that a bulk run needs."""
 
-    def enhance(self, image: Image) -> Image: ...
+    def enhance_measured(self, image: Image) -> Enhanced: ...
 
 
 @functools.cache
@@ -97,28 +100,185 @@ def naming(requested: str | None) -> Naming:
     return Naming(known=known, extension=spec.extension, kept=frozenset(spec.extensions))
 
 
-def enhance_object(
-    source: Store, target: Store, work: Work, enhancer: ImageEnhancer, settings: RunSettings
-) -> LedgerRow:
-    """Read, enhance and write one object. Whatever is wrong with it becomes its row's reason.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One object between two stages: its image as decoded, and after the network as enhanced."""
+
+    work: Work
+    image: Image
+    source: Header
+    """As decoded: upright."""
+    etag: str
+    bytes: int
+    """Of what was read."""
+    user_metadata: tuple[tuple[str, str], ...]
+    get_s: float
+    decode_s: float
+    change_levels: float | None = None
+    network_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStages:
+    """The stages of one object. None raises for a bad object: what is wrong becomes its row.
 
     Failed: anything that is named like an image, or whose name claims nothing. Skipped: files of
-    another kind (`notes.txt`), and what the listing passed over (links).
+    another kind (`notes.txt`), and what the listing passed over (links). A StoreError concerns the
+    run, not the object, and is raised.
     """
-    if work.problem is not None:
-        status: Literal["failed", "skipped"] = "failed" if work.is_error else "skipped"
-        return outcome(work, settings, status=status, reason=work.problem)
-    try:
-        return _enhance(source, target, work, enhancer, settings)
-    except UnsupportedImageError as error:
-        is_image = naming(settings.format).is_image_name(work.key)
-        status = "failed" if is_image else "skipped"
-        return outcome(work, settings, status=status, reason=f"not an image: {error}")
-    except ResrayError as error:
-        return outcome(work, settings, reason=str(error).removeprefix(f"{work.key}: "))
-    except Exception as error:  # noqa: BLE001  one object must not end a run of millions
-        first_line = str(error).strip().partition("\n")[0]
-        return outcome(work, settings, reason=f"unexpected {type(error).__name__}: {first_line}")
+
+    source: Source
+    target: Store
+    settings: RunSettings
+
+    def read(self, work: Work) -> Job | LedgerRow:
+        """From the store to pixels."""
+        return self._settled(work, lambda: self._decode(self._get(work)))
+
+    def improve(self, job: Job, enhancer: ImageEnhancer) -> Job | LedgerRow:
+        """From pixels to better pixels."""
+        return self._settled(job.work, lambda: self._improve(job, enhancer))
+
+    def write(self, job: Job) -> LedgerRow:
+        """From pixels to the store."""
+        return self._settled(job.work, lambda: self._write(job))
+
+    def whole(self, work: Work, enhancer: ImageEnhancer, memory: "PixelBudget") -> LedgerRow:
+        """All stages, while its pixels have a place in `memory`."""
+
+        def run() -> LedgerRow:
+            read = self._get(work)
+            with memory.place(read.header.pixels):
+                return self._write(self._improve(self._decode(read), enhancer))
+
+        return self._settled(work, run)
+
+    def failed(self, work: Work, reason: str) -> LedgerRow:
+        """The row of an object that isn't tried again."""
+        return outcome(work, self.settings, reason=reason)
+
+    def _settled(self, work: Work, stage: Callable[[], Result]) -> Result | LedgerRow:
+        if work.problem is not None:
+            status: Status = "failed" if work.is_error else "skipped"
+            return outcome(work, self.settings, status=status, reason=work.problem)
+        try:
+            return stage()
+        except StoreError:
+            raise
+        except UnsupportedImageError as error:
+            is_image = naming(self.settings.format).is_image_name(work.key)
+            status = "failed" if is_image else "skipped"
+            return outcome(work, self.settings, status=status, reason=f"not an image: {error}")
+        except ResrayError as error:
+            reason = str(error).removeprefix(f"{work.key}: ")
+            return outcome(work, self.settings, reason=reason)
+        except Exception as error:  # noqa: BLE001  one object must not end a run of millions
+            first_line = str(error).strip().partition("\n")[0]
+            reason = f"unexpected {type(error).__name__}: {first_line}"
+            return outcome(work, self.settings, reason=reason)
+
+    def _get(self, work: Work) -> "_Read":
+        _check_bytes(work, self.settings)
+        began_s = time.perf_counter()
+        blob = self.source.get(work.key)
+        header = read_header(
+            blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
+        )
+        return _Read(work=work, blob=blob, header=header, get_s=time.perf_counter() - began_s)
+
+    def _decode(self, read: "_Read") -> Job:
+        began_s = time.perf_counter()
+        image = decode(
+            read.blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
+        )
+        decode_s = time.perf_counter() - began_s
+        return Job(
+            work=read.work,
+            image=image,
+            source=Header(format=image.format, width=image.width, height=image.height),
+            etag=read.blob.etag,
+            bytes=len(read.blob.data),
+            user_metadata=read.blob.user_metadata,
+            get_s=read.get_s,
+            decode_s=decode_s,
+        )
+
+    def _improve(self, job: Job, enhancer: ImageEnhancer) -> Job:
+        began_s = time.perf_counter()
+        better = enhancer.enhance_measured(job.image)
+        return replace(
+            job,
+            image=better.image,
+            change_levels=better.change_levels,
+            network_s=time.perf_counter() - began_s,
+        )
+
+    def _write(self, job: Job) -> LedgerRow:
+        settings, image = self.settings, job.image
+        began_s = time.perf_counter()
+        encoded = encode(
+            image,
+            format=settings.format,
+            quality=settings.quality,
+            metadata=settings.metadata,
+            provenance=settings.provenance,
+        )
+        _verify(encoded, image)
+        out_key = result_key(job.work, job.source.format, encoded, settings)
+        encoded_s = time.perf_counter()
+        self.target.put(
+            out_key,
+            encoded.data,
+            content_type=encoded.media_type,
+            user_metadata=job.user_metadata,
+        )
+        return LedgerRow(
+            key=job.work.key,
+            out_key=out_key,
+            status="ok",
+            source_etag=job.etag,
+            source_bytes=job.bytes,
+            output_bytes=len(encoded.data),
+            source_width_px=job.source.width,
+            source_height_px=job.source.height,
+            output_width_px=image.width,
+            output_height_px=image.height,
+            change_levels=job.change_levels,
+            weights_sha256=settings.weights_sha256,
+            settings_hash=settings.hash,
+            get_s=job.get_s,
+            decode_s=job.decode_s,
+            network_s=job.network_s,
+            encode_s=encoded_s - began_s,
+            put_s=time.perf_counter() - encoded_s,
+        )
+
+
+class PixelBudget:
+    """How many pixels the images in hand may have together, so that memory is bounded.
+
+    One image that is larger than the budget is taken alone.
+    """
+
+    def __init__(self, largest_px: int) -> None:
+        self._largest_px = largest_px
+        self._held_px = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def place(self, pixels: int) -> Generator[None]:
+        """Waits until there is room."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._held_px == 0 or self._held_px + pixels <= self._largest_px
+            )
+            self._held_px += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held_px -= pixels
+                self._changed.notify_all()
 
 
 def outcome(
@@ -126,7 +286,7 @@ def outcome(
     settings: RunSettings,
     *,
     reason: str,
-    status: Literal["failed", "skipped"] = "failed",
+    status: Status = "failed",
 ) -> LedgerRow:
     """The row of an object without a result."""
     return LedgerRow(
@@ -137,49 +297,6 @@ def outcome(
         source_bytes=work.bytes,
         weights_sha256=settings.weights_sha256,
         settings_hash=settings.hash,
-    )
-
-
-def _enhance(
-    source: Store, target: Store, work: Work, enhancer: ImageEnhancer, settings: RunSettings
-) -> LedgerRow:
-    stages = _Stages()
-    _check_bytes(work, settings)
-    with stages.timed("get_s"):
-        data = source.get(work.key).data
-    with stages.timed("decode_s"):
-        image = decode(data, max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
-    with stages.timed("network_s"):
-        better = enhancer.enhance(image)
-    with stages.timed("encode_s"):
-        encoded = encode(
-            better,
-            format=settings.format,
-            quality=settings.quality,
-            metadata=settings.metadata,
-            provenance=settings.provenance,
-        )
-    out_key = result_key(work, image.format, encoded, settings)
-    with stages.timed("put_s"):
-        target.put(out_key, encoded.data)
-    return LedgerRow(
-        key=work.key,
-        out_key=out_key,
-        status="ok",
-        source_etag=work.etag,
-        source_bytes=work.bytes,
-        output_bytes=len(encoded.data),
-        source_width_px=image.width,
-        source_height_px=image.height,
-        output_width_px=better.width,
-        output_height_px=better.height,
-        weights_sha256=settings.weights_sha256,
-        settings_hash=settings.hash,
-        get_s=stages.get_s,
-        decode_s=stages.decode_s,
-        network_s=stages.network_s,
-        encode_s=stages.encode_s,
-        put_s=stages.put_s,
     )
 
 
@@ -208,62 +325,69 @@ def result_key(work: Work, source_format: str, encoded: Encoded, settings: RunSe
     return key + encoded.extension
 
 
-@dataclass
-class _Stages:
-    """Seconds of each stage of one object; the names are those of LedgerRow."""
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    work: Work
+    blob: Blob
+    header: Header
+    get_s: float
 
-    get_s: float = 0.0
-    decode_s: float = 0.0
-    network_s: float = 0.0
-    encode_s: float = 0.0
-    put_s: float = 0.0
 
-    @contextmanager
-    def timed(self, name: str) -> Generator[None]:
-        began_s = time.perf_counter()
-        yield
-        setattr(self, name, time.perf_counter() - began_s)
+def _verify(encoded: Encoded, image: Image) -> None:
+    """What was encoded must be an image of the right kind and size before it is written."""
+    header = read_header(encoded.data, max_pixels=sys.maxsize, max_bytes=sys.maxsize)
+    found = (header.format, header.width, header.height)
+    if found != (encoded.format, image.width, image.height):
+        raise BrokenImageError(
+            f"the result came out wrong: expected {encoded.format} of {image.width} x"
+            f" {image.height} pixels, found {found[0]} of {found[1]} x {found[2]}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectEnhancer:
-    """What a worker does: `enhance_object` with everything but the object given."""
+class Worker:
+    """Makes what processes a worker's objects, where it runs.
 
-    source: Store
-    target: Store
-    enhancer: ImageEnhancer
-    settings: RunSettings
+    The weights are loaded there, and must be the same.
+    """
 
-    def __call__(self, work: Work) -> LedgerRow:
-        return enhance_object(self.source, self.target, work, self.enhancer, self.settings)
-
-    def give_up(self, work: Work, reason: str) -> LedgerRow:
-        return outcome(work, self.settings, reason=reason)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectEnhancerBuilder:
-    """Makes an ObjectEnhancer where it runs: the weights are loaded there, and must be the same."""
-
-    source: Store
-    target: Store
-    settings: RunSettings
+    stages: ObjectStages
     weights: str
     threads: int
+    """For computing."""
+    batch_px: int | None
+    """Windows of several objects as one batch of up to so many input pixels; see `Enhancer`."""
+    memory_px: int
+    """Source pixels that may be in hand at once."""
 
-    def __call__(self) -> ObjectEnhancer:
+    def whole(self) -> Callable[[Work], LedgerRow]:
+        enhancer, memory = self._enhancer(), PixelBudget(self.memory_px)
+        return lambda work: self.stages.whole(work, enhancer, memory)
+
+    def read(self) -> Callable[[Work], Job | LedgerRow]:
+        return self.stages.read
+
+    def improve(self) -> Callable[[Job], Job | LedgerRow]:
+        enhancer = self._enhancer()
+        return lambda job: self.stages.improve(job, enhancer)
+
+    def write(self) -> Callable[[Job], LedgerRow]:
+        return self.stages.write
+
+    def _enhancer(self) -> Enhancer:
+        import torch  # noqa: PLC0415  only processes with a network load it
+
         torch.set_num_threads(self.threads)
+        settings = self.stages.settings
         weights = load_weights(self.weights)
-        if weights.sha256 != self.settings.weights_sha256:
+        if weights.sha256 != settings.weights_sha256:
             raise WeightsError(
                 f"weights {self.weights}: sha256 {weights.sha256[:12]} here,"
-                f" {self.settings.weights_sha256[:12]} where the run began; install the same"
+                f" {settings.weights_sha256[:12]} where the run began; install the same"
             )
-        enhancer = Enhancer(weights, core_settings(self.settings))
+        enhancer = Enhancer(weights, core_settings(settings), batch_px=self.batch_px)
         enhancer.enhance_pixels(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8))
-        return ObjectEnhancer(
-            source=self.source, target=self.target, enhancer=enhancer, settings=self.settings
-        )
+        return enhancer
 
 
 def core_settings(settings: RunSettings) -> EnhanceSettings:

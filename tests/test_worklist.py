@@ -1,6 +1,7 @@
 """From a listing to work: names, resume, sample, batches."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -165,12 +166,19 @@ def test_a_sample_is_spread_evenly(total: int, count: int) -> None:
     assert max(gaps) <= total // min(count, total) + 1
 
 
-@given(st.integers(0, 500), st.integers(1, 5), st.integers(1, 16))
+@given(
+    st.lists(st.integers(0, 50), max_size=500),
+    st.integers(1, 5),
+    st.integers(1, 16),
+    st.integers(1, 200),
+)
 def test_batches_keep_all_work_in_order_and_start_small(
-    total: int, workers: int, largest: int
+    sizes: list[int], workers: int, largest: int, largest_bytes: int
 ) -> None:
-    works = [work(str(number)) for number in range(total)]
-    made = list(batches(works, workers=workers, largest=largest))
+    works = [replace(work(str(number)), bytes=size) for number, size in enumerate(sizes)]
+    made = list(batches(works, workers=workers, largest=largest, largest_bytes=largest_bytes))
     assert [item for batch in made for item in batch] == works
     assert all(len(batch) == 1 for batch in made[:workers])
     assert all(1 <= len(batch) <= largest for batch in made)
+    for batch in made:
+        assert sum(item.bytes for item in batch[:-1]) < largest_bytes
