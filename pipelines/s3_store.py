@@ -50,8 +50,8 @@ LONGEST_PAUSE_S = 10.0
 CONNECT_S = 5.0
 STALL_S = 20.0
 """How long a store may be silent within one request."""
-LARGE_BYTES = 8 * 1024**2
-"""Larger ones are written by boto3: obstore would take a long upload for a silent store."""
+LARGE_BYTES = 2 * 1024**2
+"""Larger ones are written by boto3: to obstore, a store that still receives is a silent one."""
 
 LISTED_AT_ONCE = 8
 PAGES_AHEAD = 8
@@ -102,10 +102,10 @@ class S3Store:
 
         StoreError where the store gives keys out of order.
         """
-        last = b""
+        last: bytes | None = None
         for info in self._list(self._root + under):
             key = info.key.encode()
-            if key <= last:
+            if last is not None and key <= last:
                 raise StoreError(
                     f"{self.url}: the store lists {info.key!r} behind {last.decode()!r}, out of"
                     " order; give a list of the keys and --root"
@@ -248,8 +248,17 @@ class S3Store:
         return replace(self, prefix=self._root + prefix.removesuffix("/"))
 
     def check_readable(self) -> None:
-        """A first request. StoreError where there is no such bucket, or no way to it."""
-        self._at_first()._page(self._root, MaxKeys=1)  # noqa: SLF001  a store like this one
+        """A first request. StoreError where there is no such bucket, or no way to it.
+
+        DataError where the address is that of one object.
+        """
+        bucket = replace(self._at_first(), prefix="")
+        has_objects = bucket._page(self._root, MaxKeys=1).get("Contents")  # noqa: SLF001
+        if self.prefix and not has_objects and bucket.info(self.prefix).problem is None:
+            raise DataError(
+                f"{self.url}: is an object, not a prefix; give the prefix that holds it,"
+                " or --root if it is a list of keys"
+            )
 
     def make_writable(self) -> None:
         """Write an empty object under RESERVED. StoreError that says how to mend it."""

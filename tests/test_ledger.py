@@ -61,6 +61,24 @@ def test_rows_come_back_as_they_were_written(target: FolderStore) -> None:
     assert table_to_rows(rows_to_table(rows)) == rows
 
 
+@pytest.mark.s3
+def test_a_bucket_keeps_a_ledger_too(s3_bucket: str) -> None:
+    from pipelines.s3_store import S3Store  # noqa: PLC0415  loaded with the marked tests alone
+
+    target = S3Store(bucket=s3_bucket, prefix="out")
+    for part_rows in (2, 3):
+        with LedgerWriter(target, part_rows=part_rows) as writer:
+            for number in range(5):
+                writer.append(row(f"{number}.png", source_etag=f"{part_rows}"))
+                writer.flush()
+    assert [row.source_etag for row in current_state(target).values()] == ["3"] * 5
+    assert len(list_parts(target)) == 3 + 2
+    assert recorded(target).status("4.png", "3", "w", "s") == "done"
+    target.put(list_parts(target)[0], b"PAR1 no more")
+    with pytest.raises(DataError, match=rf"s3://{s3_bucket}/out/{LEDGER_PREFIX}.*: a damaged part"):
+        current_state(target)
+
+
 def test_the_ledger_is_plain_parquet_for_any_reader(target: FolderStore) -> None:
     with LedgerWriter(target) as writer:
         writer.append(row())

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 from object_store_for_tests import (
     READER,
     WRITER,
@@ -108,7 +109,9 @@ def test_folder_markers_are_named_and_passed_over(exact: S3Store) -> None:
     assert root.info("sub/") == marker
     assert (image.key, image.problem) == ("sub/a.png", None)
     exact.put("photos/sub/", b"not empty")
-    assert [info.problem for info in root.list_objects()] == [None, None]
+    exact.put("photos/", b"not empty either")
+    listed = [(info.key, info.problem) for info in root.list_objects()]
+    assert listed == [("", None), ("sub/", None), ("sub/a.png", None)]
 
 
 @pytest.mark.parametrize("where", ["exact", "store"])
@@ -116,8 +119,8 @@ def test_many_prefixes_and_pages_come_complete_and_in_order(
     request: pytest.FixtureRequest, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place: S3Store = request.getfixturevalue(where)
-    pages(monkeypatch, 7)
-    wanted = [f"deep/er/{p}{s}{n}" for p in "abcdefghijkl" for s in "-/" for n in range(12)]
+    pages(monkeypatch, 40)
+    wanted = [f"deep/er/{p}{s}{n}" for p in "abcdefghijkl" for s in "-/" for n in range(6)]
     wanted += [f"deep/er/{p}{s}x/{n}" for p in "akl" for s in "/!0" for n in range(9)]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda key: place.put(key, b"x"), wanted))
@@ -377,6 +380,31 @@ def test_no_such_bucket_is_told_at_once(exact: S3Store) -> None:
     ):
         with pytest.raises(StoreError, match=message):
             operation()
+
+
+def test_a_source_that_is_one_object_is_told_so(store: S3Store) -> None:
+    store.put("lists/keys.txt", b"a.png")
+    with pytest.raises(DataError, match=r"keys\.txt: is an object, not a prefix; .* --root"):
+        open_source(store.url_of("lists/keys.txt"))
+    assert keys(open_source(store.url_of("lists"))) == ["keys.txt"]
+    assert keys(open_source(store.url_of("nothing/here"))) == []
+
+
+@pytest.mark.parametrize("may_look", [True, False])
+def test_the_region_of_a_bucket_is_that_which_aws_tells(may_look: bool) -> None:
+    answer = {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-1"}}}
+
+    def head_bucket(**_: str) -> dict[str, object]:
+        if may_look:
+            return answer
+        raise ClientError(answer, "HeadBucket")
+
+    def client(endpoint: str) -> SimpleNamespace:
+        meta = SimpleNamespace(endpoint_url=endpoint, region_name="us-east-1")
+        return SimpleNamespace(meta=meta, head_bucket=head_bucket)
+
+    assert s3_store._region(client("https://s3.amazonaws.com"), "b") == "eu-west-1"
+    assert s3_store._region(client("http://127.0.0.1:9000"), "b") == "us-east-1"
 
 
 @pytest.mark.parametrize(
