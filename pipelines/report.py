@@ -310,14 +310,19 @@ class _Page:
     charts: object = field(default=charts)
 
 
-def write_enhance_report(path: Path, report: EnhanceReport) -> None:
-    """Write the page of a run to `path`, whole or not at all. DataError where it can't be."""
-    _write_whole(path, render_enhance_report(report))
-
-
 def write_evaluate_report(path: Path, report: EvaluateReport) -> None:
     """Write the page of an evaluation to `path`, whole or not at all. DataError if it can't be."""
-    _write_whole(path, render_evaluate_report(report))
+    text = render_evaluate_report(report)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: the report can't be written: {reason}") from error
 
 
 def render_enhance_report(report: EnhanceReport) -> str:
@@ -541,19 +546,6 @@ def _data_uri(view: EncodedView) -> str:
 
 def _webp_uri(data: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: the report can't be written: {reason}") from error
 
 
 def format_count(value: int) -> str:
