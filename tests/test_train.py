@@ -1,7 +1,11 @@
 """Training through Ray Train: the core's own losses, resume, and clear errors."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +27,29 @@ from resnet_core.weights import load_weights
 
 SMALL = ("network.num_blocks=1", "network.channels=16", "batch_size=4", "input_px=16")
 FEW_STEPS = ("steps=6", "validate_every=2", "warmup_steps=2")
+SETS = [word for value in (*SMALL, *FEW_STEPS) for word in ("--set", value)]
+
+STANDING_STILL = """
+import sys, time
+from pipelines import train
+from pipelines.cli import main
+from resnet_core.training import Trainer
+
+stop, work, step = int(sys.argv[1]), train.train_worker, Trainer.step
+
+def step_or_wait(trainer, *batch):
+    while trainer.step_count == stop:
+        time.sleep(0.1)
+    return step(trainer, *batch)
+
+def standing_worker(config):
+    Trainer.step = step_or_wait
+    work(config)
+
+train.train_worker = standing_worker
+sys.exit(main(sys.argv[2:]))
+"""
+"""The command, but the worker stands still after so many steps, without end."""
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +157,7 @@ def test_the_command_writes_weights_and_its_next_run_starts_from_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photographs = write_photographs(tmp_path / "photographs", 3)
-    sets = [word for value in (*SMALL, *FEW_STEPS) for word in ("--set", value)]
-    first = ["train", "sr-x2", "--data", str(photographs), "--output", str(tmp_path / "x2"), *sets]
+    first = ["train", "sr-x2", "--data", str(photographs), "--output", str(tmp_path / "x2"), *SETS]
     with ray_session():
         assert main(first) == 0
         weights = load_weights(str(tmp_path / "x2" / "sr-x2.safetensors"))
@@ -152,13 +178,70 @@ def test_the_command_writes_weights_and_its_next_run_starts_from_them(
         assert "holds another run (seed differ)" in capsys.readouterr().err
 
         start = str(tmp_path / "x2" / "sr-x2.safetensors")
-        second = ["train", "sr-x4", "--data", str(photographs), "--from", start, *sets]
+        second = ["train", "sr-x4", "--data", str(photographs), "--from", start, *SETS]
         assert main([*second, "--output", str(tmp_path / "x4")]) == 0
     assert load_weights(str(tmp_path / "x4" / "sr-x4.safetensors")).config.scale == 4
 
 
+def stop_at(
+    step: int, arguments: list[str], output: Path, stop: Callable[[int], None]
+) -> tuple[int, str]:
+    """Runs the command and stops its process once the checkpoint before `step` is recorded."""
+    command = [sys.executable, "-c", STANDING_STILL, str(step), *arguments]
+    record = output / "checkpoint_manager_snapshot.json"
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while not (record.exists() and f'"step":{step - 1},' in record.read_text()):
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.1)
+            stop(process.pid)
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def press_ctrl_c(pid: int) -> None:
+    """A terminal interrupts the whole group of processes."""
+    os.killpg(pid, signal.SIGINT)
+
+
+@pytest.mark.ray
+def test_however_it_was_stopped_the_same_command_ends_as_an_undisturbed_run(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs", 2)
+    paths = [tmp_path / name / "sr-x2.safetensors" for name in ("disturbed", "undisturbed")]
+    runs = [
+        ["train", "sr-x2", "--data", str(photographs), "--output", str(path.parent), *SETS]
+        for path in paths
+    ]
+    status, _ = stop_at(3, runs[0], paths[0].parent, kill)
+    assert status == -signal.SIGKILL
+    status, errors = stop_at(5, runs[0], paths[0].parent, press_ctrl_c)
+    assert status == 130, errors
+    assert errors == "resray: stopped; the same command goes on from the last checkpoint\n"
+    assert not paths[0].exists()
+    with ray_session():
+        assert [main(arguments) for arguments in runs] == [0, 0]
+    disturbed, undisturbed = (load_weights(str(path)) for path in paths)
+    assert_same_weights(disturbed.network, undisturbed.network, atol=0)
+    assert disturbed.metadata.training == undisturbed.metadata.training
+    assert disturbed.metadata.figures == undisturbed.metadata.figures
+    steps = [row[0] for row in disturbed.metadata.training["curve"]]
+    assert steps == [2, 4, 6], "each measured once"
+
+
 def test_workers_that_can_never_start_are_refused() -> None:
-    laptop = Resources(cpus=2, gpus=0)
+    laptop = Resources(cpus=2, gpus=0, smallest_node_cpus=2)
     check_resources(laptop, num_workers=2, use_gpu=False)
     with pytest.raises(ConfigError, match="4 workers need 4 CPUs, and Ray has 2"):
         check_resources(laptop, num_workers=4, use_gpu=False)
