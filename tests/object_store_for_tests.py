@@ -132,8 +132,9 @@ def seaweedfs(folder: Path) -> Generator[str]:
         process.kill()
         process.wait()
         for port in (s3, master, volume, filer, admin):
-            for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
-                left.unlink(missing_ok=True)
+            for number in (port, port + GRPC_OFFSET):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    left.unlink(missing_ok=True)
 
 
 @contextmanager
