@@ -217,6 +217,10 @@ class S3Store:
             return self._tried(read, f"{key}: can't be read")
         except _MissingError as error:
             raise DataError(f"{key}: no such object: it vanished since it was listed") from error
+        except _DeniedError as error:
+            # A single object may have an owner or a key of its own; then the others can be listed.
+            self.check_readable()
+            raise DataError(str(error)) from error
 
     def put(
         self,
@@ -505,6 +509,10 @@ class _MissingError(DataError):
     """There is no such object."""
 
 
+class _DeniedError(StoreError):
+    """The credentials are good, but may not do this."""
+
+
 _KEYS_CURE = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _NEW_CURE = "take new credentials, and the same command goes on"
 _CURES = {
@@ -540,7 +548,7 @@ _PASSING = frozenset(
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _FULL_STATUS = 507
 
-_Concern = Literal["store", "object", "missing"]
+_Concern = Literal["store", "denied", "object", "missing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,7 +567,8 @@ class _Failure:
         if self.concern == "object":
             return DataError(f"{what}: {self.words}{tried}")
         cure = f"; {self.cure}" if self.cure else ""
-        return StoreError(f"{what}: {self.words}{tried}{cure}")
+        kind = _DeniedError if self.concern == "denied" else StoreError
+        return kind(f"{what}: {self.words}{tried}{cure}")
 
     @classmethod
     def of(cls, error: Exception) -> "_Failure":
@@ -613,7 +622,7 @@ class _Failure:
         if code in _CURES:
             return cls(words=words, concern="store", cure=_CURES[code])
         if status in {401, 403} and code != "InvalidObjectState":
-            return cls(words=words, concern="store", cure="these credentials may not do this")
+            return cls(words=words, concern="denied", cure="these credentials may not do this")
         if status == _FULL_STATUS:
             return cls(words=words, concern="store", cure="make room")
         return cls(words=words, concern="missing" if status == 404 else "object")

@@ -367,6 +367,22 @@ def test_a_store_that_may_only_be_read_is_told_at_the_first_write(
         store.make_writable()
 
 
+def test_one_object_that_may_not_be_read_is_no_fault_of_the_store(
+    store: S3Store, proxy: FaultProxy
+) -> None:
+    store.put("a.png", b"x")
+    assert store.get("a.png").data == b"x", "the clients are there"
+    proxy.counted = 0
+    proxy.faults = Faults(method="GET", status_every=3, status=403)
+    assert [store.get("a.png").data for _ in range(2)] == [b"x", b"x"]
+    with pytest.raises(DataError, match=r"a.png: can't be read: .*may not do this") as caught:
+        store.get("a.png")
+    assert not isinstance(caught.value, StoreError)
+    proxy.faults = Faults(status_every=1, status=403)
+    with pytest.raises(StoreError, match="can't be listed"):
+        store.get("a.png")
+
+
 def test_no_such_bucket_is_told_at_once(exact: S3Store) -> None:
     nowhere = replace(exact, bucket="no-such-bucket")
     message = "NoSuchBucket: .*; make the bucket, or check its name and AWS_ENDPOINT_URL"
