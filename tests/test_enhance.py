@@ -89,6 +89,11 @@ def contents(store: Store, under: str = "") -> dict[str, bytes]:
     return {info.key: store.get(info.key).data for info in store.list_objects(under)}
 
 
+def said(errors: str) -> list[str]:
+    """Lines but those of the progress, which come where a run takes half a minute."""
+    return [line for line in errors.splitlines() if "starting" not in line and "MP/s" not in line]
+
+
 def image(format: str = "PNG", *, seed: int = 0, side: int = 12) -> bytes:
     return saved(pillow(noise(side, side + 2, 3, seed=seed)), format)
 
@@ -156,7 +161,7 @@ def test_a_place_is_mirrored_recorded_and_reported(
     out, errors = capsys.readouterr()
     assert "2 enhanced, 1 done before in" in out
     assert "report.html" in out
-    assert all("starting" in line or "MP/s" in line for line in errors.splitlines())
+    assert said(errors) == []
     if isinstance(places.target, S3Store):
         assert report.content_type == "text/html; charset=utf-8"
         kept = places.target.get("sub/deep/b.jpg")
@@ -246,9 +251,8 @@ def test_a_folder_without_images_is_an_error_in_one_line(
     notes = FolderStore(root=folders.folder / "notes", temporary=folders.folder)
     notes.put("notes.txt", b"no image")
     assert main(["enhance", notes.url, *folders.arguments()[2:]]) == 1
-    errors = capsys.readouterr().err
-    assert "none of its 1 files is an image; expected JPEG" in errors
-    assert errors.count("\n") == 1
+    (error,) = said(capsys.readouterr().err)
+    assert "none of its 1 files is an image; expected JPEG" in error
 
 
 def test_a_damaged_ledger_is_named_in_one_line(
@@ -257,9 +261,8 @@ def test_a_damaged_ledger_is_named_in_one_line(
     part = f"{LEDGER_PREFIX}000001-0-000000.parquet"
     folders.target.put(part, b"PAR1")
     assert main(folders.arguments()) == 1
-    errors = capsys.readouterr().err
-    assert f"{part}: a damaged part of the ledger" in errors
-    assert errors.count("\n") == 1
+    (error,) = said(capsys.readouterr().err)
+    assert f"{part}: a damaged part of the ledger" in error
 
 
 def test_a_list_of_keys_takes_what_it_names(
@@ -356,7 +359,8 @@ def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> N
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Enhancing" in out
-    assert re.fullmatch(r"resray: stopped; \d+ done and recorded, [^\n]*\n", errors)
+    (line,) = said(errors)
+    assert re.fullmatch(r"resray: stopped; \d+ done and recorded, .*", line)
     recorded = folders.statuses()
     assert len(recorded) > 0
     assert recorded.keys() <= folders.outputs().keys()
