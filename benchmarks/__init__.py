@@ -1,0 +1,1 @@
+"""Benchmarks: each script prints tables, and `FIGURE name=value` lines last."""

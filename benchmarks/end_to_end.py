@@ -1,0 +1,326 @@
+"""Photographs from a bucket into a bucket: resray, and its rivals on the same photographs.
+
+The scripts of the rivals are here too, as a user of each would write them: `RayExample` by the
+batch inference pages of Ray's documentation, `loop` by hand.
+"""
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import obstore
+from contestant import Answer, Contestant, Order, answer_orders
+from figures import Figure, median_ratio, table
+from job import WEIGHTS, Job, fused_stage
+from local_store import plain_store
+from numpy.typing import NDArray
+from PIL import Image
+
+from cluster.connect import WORKER_ENVIRONMENT, Resources, ray_session
+from resnet_core.images import decode
+
+GROUPS = 5
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+QUALITY = 93
+"""Of JPEG, as resray writes it."""
+RAY_BATCH = 16
+
+Pixels = NDArray[np.uint8]
+
+
+def photographs(count: int) -> Iterator[bytes]:
+    """JPEGs of about 512 x 512: crops from the examples, enlarged or reduced, turned over."""
+    rng = np.random.default_rng(512)
+    paths = sorted(path for path in EXAMPLES.iterdir() if path.suffix != ".md")
+    sources = [Image.fromarray(decode(path.read_bytes()).pixels) for path in paths]
+    for number in range(count):
+        source = sources[number % len(sources)]
+        side = int(min(source.size) * rng.uniform(0.6, 1.0))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in source.size)
+        size = tuple(int(rng.integers(480, 545)) for _ in range(2))
+        box = (left, top, left + side, top + side)
+        picture = source.resize(size, Image.Resampling.LANCZOS, box=box)
+        if rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        yield jpeg(np.asarray(picture), quality=int(rng.integers(80, 96)))
+
+
+def jpeg(pixels: Pixels, *, quality: int = QUALITY) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+class Resray:
+    """The parts of `resray enhance`."""
+
+    def __init__(self, resources: Resources) -> None:
+        from pipelines.bulk import Pool  # noqa: PLC0415
+
+        self.pool = Pool.of(resources)
+
+    def run(self, order: Order) -> Answer:
+        from pipelines.bulk import Stage  # noqa: PLC0415
+        from pipelines.enhance import CPU_BATCH_PX, GPU_BATCH_PX, MEMORY_PX  # noqa: PLC0415
+        from pipelines.enhance_object import Worker  # noqa: PLC0415
+
+        job, pool = Job.between(order["source"], order["target"]), self.pool
+        worker = Worker(
+            stages=job.stages,
+            weights=job.weights,
+            threads=pool.threads,
+            batch_px=GPU_BATCH_PX if pool.gpus else CPU_BATCH_PX,
+            memory_px=MEMORY_PX,
+        )
+        give_up = job.stages.failed
+        stages = [fused_stage(job.stages, worker.whole)]
+        if pool.apart:
+            stages = [
+                Stage(name="read", build=worker.read, give_up=give_up, has_network=False),
+                Stage(name="network", build=worker.improve, give_up=give_up, has_network=True),
+                Stage(name="write", build=worker.write, give_up=give_up, has_network=False),
+            ]
+        timing = job.run(stages, pool)
+        assert timing.summary.failed == 0, timing.summary.failures
+        return {"objects": timing.summary.ok, "seconds": timing.work_s}
+
+
+class RayExample:
+    """A job in the manner of Ray's documentation; all threads, since the user may know that."""
+
+    def __init__(self, resources: Resources) -> None:
+        self.gpus = int(resources.gpus > 0)
+
+    def run(self, order: Order) -> Answer:
+        import pyarrow.fs  # noqa: PLC0415
+        import ray.data  # noqa: PLC0415
+
+        bucket, _, prefix = order["source"].removeprefix("s3://").partition("/")
+        endpoint = os.environ["AWS_ENDPOINT_URL"]
+        files = pyarrow.fs.S3FileSystem(
+            endpoint_override=endpoint.removeprefix("http://"), scheme="http"
+        )
+        photos = ray.data.read_images(
+            f"{bucket}/{prefix}", filesystem=files, mode="RGB", include_paths=True
+        )
+        better = photos.map_batches(
+            RayEnlarger,
+            batch_size=RAY_BATCH,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=1,
+            num_gpus=self.gpus,
+        )
+        written = better.map(RayWriter(order["target"]))
+        times = list(written.iter_rows())
+        began_s = min(row["began_s"] for row in times)
+        return {"objects": len(times), "seconds": max(row["ended_s"] for row in times) - began_s}
+
+
+class RayEnlarger:
+    def __init__(self) -> None:
+        import torch  # noqa: PLC0415
+
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.network = Eager()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        began_s = time.time()
+        better = [self.network.enlarge(pixels) for pixels in batch["image"]]
+        return {"path": batch["path"], "image": better, "began_s": [began_s] * len(better)}
+
+
+class RayWriter:
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import boto3  # noqa: PLC0415
+
+        bucket, _, prefix = self.target.removeprefix("s3://").partition("/")
+        key = f"{prefix}/{row['path'].rpartition('/')[2]}"
+        boto3.client("s3").put_object(
+            Bucket=bucket, Key=key, Body=jpeg(row["image"]), ContentType="image/jpeg"
+        )
+        return {"began_s": row["began_s"], "ended_s": time.time()}
+
+
+class Eager:
+    """The same network, as PyTorch runs it without anything set."""
+
+    def __init__(self) -> None:
+        import torch  # noqa: PLC0415
+
+        from resnet_core.weights import load_weights  # noqa: PLC0415
+
+        self.torch = torch
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = load_weights(WEIGHTS).network.to(self.device).eval()
+        self.enlarge(np.zeros((32, 32, 3), np.uint8))
+
+    def enlarge(self, pixels: Pixels) -> Pixels:
+        with self.torch.inference_mode():
+            x = self.torch.from_numpy(np.array(pixels)).to(self.device)
+            y = self.network(x.permute(2, 0, 1)[None].float() / 255)[0]
+            return (y.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+class Loop:
+    """One process that takes one photograph after another."""
+
+    def __init__(self) -> None:
+        import boto3  # noqa: PLC0415
+
+        self.client = boto3.client("s3")
+        self.network = Eager()
+
+    def run(self, order: Order) -> Answer:
+        bucket, _, prefix = order["source"].removeprefix("s3://").partition("/")
+        target = order["target"].removeprefix(f"s3://{bucket}/")
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page["Contents"]]
+        began_s = time.monotonic()
+        for key in keys:
+            data = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            better = jpeg(self.network.enlarge(pixels))
+            name = f"{target}/{key.rpartition('/')[2]}"
+            self.client.put_object(Bucket=bucket, Key=name, Body=better, ContentType="image/jpeg")
+        return {"objects": len(keys), "seconds": time.monotonic() - began_s}
+
+
+class Bare:
+    """Resray's network alone, from memory to memory."""
+
+    def __init__(self, threads: int, overlap: int, batch_px: int | None) -> None:
+        import torch  # noqa: PLC0415
+
+        from resnet_core import Enhancer, load_weights  # noqa: PLC0415
+
+        torch.set_num_threads(threads)
+        self.enhancer = Enhancer(load_weights(WEIGHTS), batch_px=batch_px)
+        self.enhancer.enhance_pixels(np.zeros((32, 32, 3), np.uint8))
+        self.overlap = overlap
+
+    def run(self, order: Order) -> Answer:
+        images = [decode(data) for data in photographs(order["count"])]
+        began_s = time.monotonic()
+        with ThreadPoolExecutor(self.overlap) as pool:
+            for _ in pool.map(self.enhancer.enhance, images):
+                pass
+        return {"objects": len(images), "seconds": time.monotonic() - began_s}
+
+
+@dataclass
+class Rates:
+    """Photographs a second of each, group by group."""
+
+    of: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    def add(self, name: str, answer: Answer, count: int) -> None:
+        assert answer["objects"] == count, f"{name}: {answer['objects']} of {count} photographs"
+        rate = count / answer["seconds"]
+        self.of.setdefault(name, []).append(rate)
+        print(f"{name}: {rate:.2f}/s", file=sys.stderr)
+
+
+RIVALS = {
+    "resray": "resray, ledger and all",
+    "bare": "its network alone, in memory",
+    "ray-example": "Ray Data as in its documentation",
+    "loop": "a plain loop",
+}
+
+
+def measure(bucket: str, *, count: int) -> list[Figure]:
+    """Run all of them in turn, GROUPS times; print the rates, and give the figures."""
+    store = plain_store(bucket)
+    for number, data in enumerate(photographs(count)):
+        obstore.put(store, f"photographs/{number:04d}.jpg", data)
+    rates = Rates()
+    with Contestant("end_to_end.py", "ray") as engine, Contestant("end_to_end.py", "loop") as loop:
+        pool = engine.ask(name="pool")
+        alone = [f"--{name}={value}" for name, value in pool.items() if value is not None]
+        bare = Contestant("end_to_end.py", "bare", *alone, environment=WORKER_ENVIRONMENT)
+        with bare:
+            processes = {"resray": engine, "bare": bare, "ray-example": engine, "loop": loop}
+            # Who is first has what its predecessor left running: each has each place about once.
+            for group in range(GROUPS):
+                names = [*RIVALS][group % 4 :] + [*RIVALS][: group % 4]
+                for name in names:
+                    answer = processes[name].ask(
+                        name=name,
+                        count=count,
+                        source=f"s3://{bucket}/photographs",
+                        target=f"s3://{bucket}/{name}-{group}",
+                    )
+                    rates.add(name, answer, count)
+    print(rate_table(rates, count))
+    ours = rates.of["resray"]
+    return [
+        Figure(name="bulk_vs_bare", value=median_ratio(ours, rates.of["bare"]), aim=0.9),
+        Figure(
+            name="bulk_vs_ray_example", value=median_ratio(ours, rates.of["ray-example"]), aim=1.3
+        ),
+        Figure(name="bulk_vs_loop", value=median_ratio(ours, rates.of["loop"]), aim=1.5),
+    ]
+
+
+def rate_table(rates: Rates, count: int) -> str:
+    ours = rates.of["resray"]
+    rows = [
+        (
+            RIVALS[name],
+            f"{median(found):.2f}",
+            f"{min(found):.2f} to {max(found):.2f}",
+            f"{median_ratio(ours, found):.2f}",
+        )
+        for name, found in rates.of.items()
+    ]
+    title = f"End to end: {count} photographs of about 512 x 512, {WEIGHTS}, {GROUPS} times each"
+    return table(title, ("", "photographs/s", "range", "resray is x times"), rows)
+
+
+def main() -> None:
+    """A contestant."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=("ray", "bare", "loop"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--overlap", type=int, default=1)
+    parser.add_argument("--batch_px", type=int)
+    args = parser.parse_args()
+    if args.role == "bare":
+        answer_orders(Bare(args.threads, args.overlap, args.batch_px).run)
+    elif args.role == "loop":
+        answer_orders(Loop().run)
+    else:
+        with ray_session() as resources:
+            answer_orders(lambda order: _with_ray(order, resources))
+
+
+def _with_ray(order: Order, resources: Resources) -> Answer:
+    if order["name"] == "ray-example":
+        return RayExample(resources).run(order)
+    ours = Resray(resources)
+    if order["name"] == "resray":
+        return ours.run(order)
+    from pipelines.enhance import GPU_BATCH_PX  # noqa: PLC0415
+
+    on_gpu = ours.pool.gpus > 0
+    return {
+        "threads": ours.pool.threads,
+        "overlap": ours.pool.overlap if on_gpu else 1,
+        "batch_px": GPU_BATCH_PX if on_gpu else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""How busy the engine keeps 32 workers on simulated nodes, with a network that sleeps."""
+
+import functools
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+from contestant import Answer, Contestant, Order, answer_orders
+from figures import Figure, table
+
+from cluster.connect import ray_session
+from pipelines.bulk import BulkRun, Pool
+from pipelines.enhance import CPU_BATCH_PX
+from pipelines.ledger import LedgerRow
+from pipelines.worklist import Verdict, Work
+from resnet_core.batching import WindowBatcher
+
+NODES = 4
+CPUS_A_NODE = 8
+WORKERS = NODES * CPUS_A_NODE
+SLEEP_S = 0.05
+OBJECT_BYTES = 100_000
+SLICES = 5
+NODE_STORE_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One run of a worker's network; Unix time."""
+
+    worker: str
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steady:
+    """Part of the steady state: from when all workers have given a result to when one is done."""
+
+    seconds: float
+    batches: int
+    mean_batch_s: float
+
+    @property
+    def rate(self) -> float:
+        return self.batches / self.seconds
+
+    @property
+    def share(self) -> float:
+        """Of the rate of as many workers that did nothing but these batches."""
+        return self.rate * self.mean_batch_s / WORKERS
+
+
+def steady_slices(batches: Sequence[Batch], slices: int = SLICES) -> list[Steady]:
+    """The steady state in equal slices of time. ValueError if it never was."""
+    ended: dict[str, list[float]] = {}
+    for batch in batches:
+        ended.setdefault(batch.worker, []).append(batch.ended_s)
+    if len(ended) < WORKERS:
+        raise ValueError(f"{len(ended)} workers gave results, expected {WORKERS}")
+    start = max(min(times) for times in ended.values())
+    end = min(max(times) for times in ended.values())
+    if end <= start:
+        raise ValueError("a worker was done before all had begun: too few objects")
+    edges = np.linspace(start, end, slices + 1)
+    found: list[Steady] = []
+    for left, right in itertools.pairwise(edges):
+        inside = [batch for batch in batches if left < batch.ended_s <= right]
+        durations = [batch.ended_s - batch.began_s for batch in inside]
+        mean_s = float(np.mean(durations)) if durations else 0.0
+        found.append(Steady(seconds=float(right - left), batches=len(inside), mean_batch_s=mean_s))
+    return found
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A worker with one network, which takes SLEEP_S for each batch (one image, as on CPUs)."""
+
+    def __call__(self) -> Callable[[Work], LedgerRow]:
+        def run(windows: Sequence[Any]) -> list[tuple[float, float]]:
+            began_s = time.time()
+            time.sleep(SLEEP_S)
+            return [(began_s, time.time())] * len(windows)
+
+        batcher, pid = WindowBatcher(run, batch_px=CPU_BATCH_PX), os.getpid()
+        window = np.zeros((1, 1, 3), np.uint8)
+
+        def process(work: Work) -> LedgerRow:
+            ((began_s, ended_s),) = batcher.results([window])
+            return outcome(work, f"{pid} {began_s} {ended_s}")
+
+        return process
+
+
+def outcome(work: Work, reason: str) -> LedgerRow:
+    return LedgerRow(
+        key=work.key,
+        status="skipped",
+        reason=reason,
+        source_etag=work.etag,
+        source_bytes=work.bytes,
+        weights_sha256="",
+        settings_hash="",
+    )
+
+
+def objects(count: int) -> Iterable[tuple[Work, Verdict]]:
+    for number in range(count):
+        key = f"{number:08d}.jpg"
+        yield Work(key=key, bytes=OBJECT_BYTES, etag="1", changed_key=key), "todo"
+
+
+def measure(*, count: int) -> list[Figure]:
+    with Contestant("scheduling.py") as driver:
+        slices = [Steady(**found) for found in driver.ask(count=count)["slices"]]
+    rows = [
+        (
+            f"{number}",
+            f"{steady.seconds:.2f}",
+            f"{steady.rate:.0f}",
+            f"{1000 * steady.mean_batch_s:.1f}",
+            f"{steady.share:.3f}",
+            f"{steady.rate * SLEEP_S / WORKERS:.3f}",
+        )
+        for number, steady in enumerate(slices, 1)
+    ]
+    title = (
+        f"Scheduling: {count:,} batches of {1000 * SLEEP_S:.0f} ms on {WORKERS} workers,"
+        f" {NODES} simulated nodes; the steady state in {SLICES} slices"
+    )
+    header = ("slice", "seconds", "batches/s", "ms a batch", "share of ideal", "with 50 ms sharp")
+    print(table(title, header, rows))
+    value = median(steady.share for steady in slices)
+    return [Figure(name="scheduling_share", value=value, aim=0.9)]
+
+
+def main() -> None:
+    """The driver, with a cluster of its own."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    size = {"num_cpus": CPUS_A_NODE, "object_store_memory": NODE_STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
+    try:
+        for _ in range(NODES - 1):
+            cluster.add_node(**size)
+        with ray_session(address=cluster.address) as resources:
+            pool = Pool.of(resources, workers=(WORKERS, WORKERS))
+            answer_orders(functools.partial(_run, pool=pool))
+    finally:
+        cluster.shutdown()
+
+
+def _run(order: Order, *, pool: Pool) -> Answer:
+    from pipelines.bulk import Stage  # noqa: PLC0415
+
+    stage = Stage(name="all", build=Sleeper(), give_up=outcome, has_network=True)
+    bulk = BulkRun(list_works=functools.partial(objects, order["count"]), stages=[stage], pool=pool)
+    batches: list[Batch] = []
+    for row in bulk.rows():
+        worker, began_s, ended_s = (row.reason or "").split()
+        batches.append(Batch(worker=worker, began_s=float(began_s), ended_s=float(ended_s)))
+    return {"slices": [vars(steady) for steady in steady_slices(batches)]}
+
+
+if __name__ == "__main__":
+    main()
