@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo demo-s3 test check bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## print this list
 	@echo "resray: make images sharper, cleaner and larger"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## enhance the photographs in examples/ into out/, and show the difference
 	@rm -rf out
@@ -25,6 +25,9 @@ demo: $(READY) ## enhance the photographs in examples/ into out/, and show the d
 	@echo "== Measuring: each photograph halved, enlarged again, and compared with itself"
 	@$(BIN)/resray evaluate examples --weights sr-x2
 	@echo "== Before and after, under sliders: $(CURDIR)/out/report.html"
+
+demo-s3: $(READY) ## the same from bucket to bucket, on an object store that runs meanwhile
+	@cd benchmarks && ../$(BIN)/python -m parts.demo_s3 ../out/demo-s3
 
 test: $(READY) ## run all tests
 	@echo "== Running the tests"
@@ -38,14 +41,21 @@ check: $(READY) ## lint, formatting and types
 	@echo "== Types (pyright, strict)"
 	@$(BIN)/pyright
 
-bench: $(READY) ## measure the weights beside the traditional methods (RESRAY_BENCH_DIR: folder of test sets)
-	@mkdir -p out/bench
+bench: $(READY) ## measure quality (RESRAY_BENCH_DIR: test sets) and speed (BENCH_ARGS=--quick: soon)
+	@rm -rf out/bench && mkdir -p out/bench
 	@dirs=$$(find $(BENCH_DIR) -mindepth 1 -maxdepth 1 -type d '(' -name set5 -o -name set14 ')' | sort); \
 	for dir in $${dirs:-$(BENCH_DIR)}; do for weights in sr-x2 sr-x4; do \
 		echo "== $$weights on $$dir"; \
 		$(BIN)/resray evaluate "$$dir" --weights $$weights --report out/bench/$$(basename "$$dir")-$$weights.html; \
 	done; done
-	@echo "== Pages with plots: $(CURDIR)/out/bench"
+	@for script in benchmarks/*.py; do \
+		command="$(BIN)/python $$script $(BENCH_ARGS)"; \
+		echo "== $$command"; \
+		page=out/bench/$$(basename $$script .py).txt; \
+		echo "$$ $$command" > $$page; \
+		$$command | tee -a $$page; \
+	done
+	@cd benchmarks && ../$(BIN)/python -m parts.page ../out/bench
 
 clean: ## remove what was made, but not .venv
 	@rm -rf out build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,13 +5,13 @@
 Every figure is a ratio of two things measured in turn in this run, so that machines compare.
 """
 
+# ruff: noqa: INP001  a script
+
 import argparse
 
-import end_to_end
-import listing
-import scheduling
-from figures import Figure, figure_lines, figure_table
-from local_store import local_bucket
+from parts import end_to_end, listing, scheduling
+from parts.figures import Figure, figure_lines, figure_table
+from parts.local_store import local_bucket
 
 from pipelines.machine import machine_name
 

@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import obstore
-from contestant import Answer, Contestant, Order, answer_orders
-from figures import Figure, median_ratio, table
-from job import WEIGHTS, Job, fused_stage
-from local_store import plain_store
 from numpy.typing import NDArray
 from PIL import Image
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources, ray_session
+from parts.contestant import Answer, Contestant, Order, answer_orders
+from parts.figures import Figure, median_ratio, table
+from parts.job import WEIGHTS, Job, fused_stage
+from parts.local_store import plain_store
 from resnet_core.images import decode
 
 GROUPS = 5
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 QUALITY = 93
 """Of JPEG, as resray writes it."""
 RAY_BATCH = 16
@@ -246,10 +246,10 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
     for number, data in enumerate(photographs(count)):
         obstore.put(store, f"photographs/{number:04d}.jpg", data)
     rates = Rates()
-    with Contestant("end_to_end.py", "ray") as engine, Contestant("end_to_end.py", "loop") as loop:
+    with Contestant("end_to_end", "ray") as engine, Contestant("end_to_end", "loop") as loop:
         pool = engine.ask(name="pool")
         alone = [f"--{name}={value}" for name, value in pool.items() if value is not None]
-        bare = Contestant("end_to_end.py", "bare", *alone, environment=WORKER_ENVIRONMENT)
+        bare = Contestant("end_to_end", "bare", *alone, environment=WORKER_ENVIRONMENT)
         with bare:
             processes = {"resray": engine, "bare": bare, "ray-example": engine, "loop": loop}
             # Who is first has what its predecessor left running: each has each place about once.

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from cluster.connect import WORKER_ENVIRONMENT
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent.parent
 ANSWER = "ANSWER "
 TUNED = {*WORKER_ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 """Variables that a user doesn't have; a contestant gets them only where it is given them."""
@@ -25,15 +25,16 @@ Answer = dict[str, Any]
 
 
 class Contestant:
-    """A script of this folder as a process that waits for orders, while in its `with` block."""
+    """A module of `parts` as a process that waits for orders, while in its `with` block."""
 
     def __init__(
-        self, script: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self, module: str, *arguments: str, environment: Mapping[str, str] | None = None
     ) -> None:
         inherited = {name: value for name, value in os.environ.items() if name not in TUNED}
-        self._told = " ".join([script, *arguments])
+        self._told = " ".join([module, *arguments])
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, str(HERE / script), *arguments],
+            [sys.executable, "-m", f"parts.{module}", *arguments],
+            cwd=FOLDER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=inherited | dict(environment or {}),

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import obstore
-from contestant import Answer, Contestant, Order, answer_orders
-from figures import Figure, median_ratio, table
-from job import Job, fused_stage, peak_memory_bytes
-from local_store import plain_store
 from PIL import Image
 
 from cluster.connect import ray_session
+from parts.contestant import Answer, Contestant, Order, answer_orders
+from parts.figures import Figure, median_ratio, table
+from parts.job import Job, fused_stage, peak_memory_bytes
+from parts.local_store import plain_store
 from pipelines.bulk import Pool
 from pipelines.enhance import MEMORY_PX
 from pipelines.enhance_object import ObjectStages, PixelBudget
@@ -95,10 +95,10 @@ def measure(bucket: str, *, sizes: Sizes) -> list[Figure]:
     for count in sorted({sizes.large, sizes.small, sizes.first}):
         fill(bucket, count)
     filled_s = time.monotonic() - began_s
-    with Contestant("listing.py") as driver:
+    with Contestant("listing") as driver:
         few = driver.ask(bucket=bucket, count=sizes.small, target="few")
     firsts: dict[int, list[float]] = {sizes.first: [], sizes.large: []}
-    with Contestant("listing.py") as driver:
+    with Contestant("listing") as driver:
         many = driver.ask(bucket=bucket, count=sizes.large, target="many")
         again = driver.ask(bucket=bucket, count=sizes.large, target="many")
         for number in range(ROUNDS):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from obstore.store import S3Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(ROOT / "tests"))
 
 from object_store_for_tests import (  # noqa: E402

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_LINE = re.compile(r"^FIGURE ([a-z][a-z0-9_]*)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)$", re.MULTILINE)
+_AIM = re.compile(r"^ +([a-z][a-z0-9_]*) +\S+ +(at (?:least|most) \S+) +(met|missed)$", re.M)
+_LINE = re.compile(r"^FIGURE ([a-z][a-z0-9_]*)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)$", re.M)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,11 @@ def figure_lines(figures: Iterable[Figure]) -> list[str]:
 def parse_figures(output: str) -> dict[str, float]:
     """The figures in what a benchmark printed."""
     return {name: float(value) for name, value in _LINE.findall(output)}
+
+
+def parse_aims(output: str) -> dict[str, tuple[str, str]]:
+    """The aim of each figure in the table of figures, and whether it was met or missed."""
+    return {name: (aim, verdict) for name, aim, verdict in _AIM.findall(output)}
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -11,10 +11,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from contestant import Answer, Contestant, Order, answer_orders
-from figures import Figure, table
 
 from cluster.connect import ray_session
+from parts.contestant import Answer, Contestant, Order, answer_orders
+from parts.figures import Figure, table
 from pipelines.bulk import BulkRun, Pool
 from pipelines.enhance import CPU_BATCH_PX
 from pipelines.ledger import LedgerRow
@@ -117,7 +117,7 @@ def objects(count: int) -> Iterable[tuple[Work, Verdict]]:
 
 
 def measure(*, count: int) -> list[Figure]:
-    with Contestant("scheduling.py") as driver:
+    with Contestant("scheduling") as driver:
         slices = [Steady(**found) for found in driver.ask(count=count)["slices"]]
     rows = [
         (

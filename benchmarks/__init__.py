@@ -1,1 +1,0 @@
-"""Benchmarks: each script prints tables, and `FIGURE name=value` lines last."""
