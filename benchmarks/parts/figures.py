@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _AIM = re.compile(r"^ +([a-z]\w*) +\S+ +(at (?:least|most) \S+) +(met|missed)$", re.MULTILINE)
-    r"^ +([a-z][a-z0-9_]*) +\S+ +(at (?:least|most) \S+) +(met|missed)$", re.MULTILINE
-)
 _LINE = re.compile(r"^FIGURE ([a-z][a-z0-9_]*)=(-?[0-9.]+(?:e[+-]?[0-9]+)?)$", re.MULTILINE)
 
 
