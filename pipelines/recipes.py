@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from resnet_core.degradation import bicubic
+from resnet_core.degradation import bicubic, standard_degradation
 from resnet_core.errors import ConfigError, did_you_mean
 from resnet_core.network import NetworkConfig
 from resnet_core.training import TrainingRecipe
@@ -41,7 +41,52 @@ def sr_x4() -> TrainingRecipe:
     return super_resolution(4)
 
 
-RECIPES: dict[str, Callable[[], TrainingRecipe]] = {"sr-x2": sr_x2, "sr-x3": sr_x3, "sr-x4": sr_x4}
+def same_size(task: str, source: str) -> TrainingRecipe:
+    """Clean-up at the same size, on the image unshuffled by 2: four times cheaper (FFDNet, Zhang
+    et al. 2018, arXiv:1710.04026, sec. III-B)."""
+    return TrainingRecipe(
+        name=task,
+        network=NetworkConfig(scale=1, num_blocks=12, channels=64, expansion=2, unshuffle=2),
+        degradation=standard_degradation(task),
+        source=source,
+        input_px=64,
+    )
+
+
+def denoise() -> TrainingRecipe:
+    """Gaussian noise of a level that isn't told, sigma 0 to 50."""
+    return same_size("denoise", "DnCNN, arXiv:1608.03981, sec. IV-A; FFDNet, arXiv:1710.04026")
+
+
+def dejpeg() -> TrainingRecipe:
+    """The blocks and rings of JPEG of a quality that isn't told, 10 to 95, saved once or twice."""
+    return same_size("dejpeg", "DnCNN, arXiv:1608.03981, sec. IV-A; FBCNN, arXiv:2109.14573")
+
+
+def restore() -> TrainingRecipe:
+    """An ordinary worn photograph: mild blur, noise and JPEG together."""
+    return same_size("restore", "BSRGAN, arXiv:2103.14006, sec. III; Real-ESRGAN, arXiv:2107.10833")
+
+
+def photo_x2() -> TrainingRecipe:
+    """Twice the size of an ordinary worn photograph."""
+    return replace(
+        super_resolution(2),
+        name="photo-x2",
+        degradation=standard_degradation("photo-x2"),
+        source="BSRGAN, arXiv:2103.14006, sec. III; EDSR, arXiv:1707.02921, sec. 4.2",
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainingRecipe]] = {
+    "sr-x2": sr_x2,
+    "sr-x3": sr_x3,
+    "sr-x4": sr_x4,
+    "denoise": denoise,
+    "dejpeg": dejpeg,
+    "restore": restore,
+    "photo-x2": photo_x2,
+}
 
 
 def build_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
