@@ -8,7 +8,9 @@
 A row of the dataset is a whole batch, and a block of its own (blocks are at most one byte large, so
 each row is one), so it goes out as soon as it is there. The engine looks after its tasks about ten
 times a second, so workers give their results in bundles: at the end of a batch, and every half
-second within it.
+second within it. Where a worker died, the engine skips as many bundles of the next attempt as it
+has from the one before. So each holds one object from the second attempt on; and stages apart,
+whose bundles the engine also makes again when a node is lost, never cut by time.
 
 The Conductor, an actor without a CPU, keeps the listing at most a window ahead of the results (the
 driver's memory stays the same for any number of objects), counts the whole meanwhile for the time
@@ -22,6 +24,7 @@ done, doesn't look at etags, and loads every id into each of its actors. So the 
 
 import itertools
 import logging
+import math
 import pickle
 import threading
 import time
@@ -33,6 +36,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import ray
+from ray._private.worker import global_worker
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -243,15 +247,17 @@ class ListingSource(Datasource):
 class StageWorker:
     """Runs one stage: an actor's class, or a task's function once made."""
 
-    def __init__(self, stage: Stage, conductor: Any, *, overlap: int) -> None:
+    def __init__(self, stage: Stage, conductor: Any, *, overlap: int, is_apart: bool) -> None:
         self._stage = stage
         self._process = stage.build()
         self._conductor = conductor
         self._overlap = overlap
+        self._is_apart = is_apart
 
     def __call__(self, table: Table) -> Iterator[Table]:
+        every_s = math.inf if self._is_apart else 0.0 if _attempts_before() else BUNDLE_S
         for items in unpack(table):
-            yield from bundles(self._run(items))
+            yield from bundles(self._run(items), every_s=every_s)
 
     def _run(self, items: Sequence[Item]) -> Iterator[Item]:
         todo = [item for item in items if not isinstance(item, LedgerRow)]
@@ -286,21 +292,27 @@ class StageWorker:
 
 
 def _run_task(table: Table, *, stage: Stage, conductor: Any, overlap: int) -> Iterator[Table]:
-    yield from StageWorker(stage, conductor, overlap=overlap)(table)
+    yield from StageWorker(stage, conductor, overlap=overlap, is_apart=True)(table)
+
+
+def _attempts_before() -> int:
+    """How often the engine has tried this task, which the Conductor may have forgotten."""
+    worker: Any = global_worker
+    return worker.core_worker.get_current_task_attempt_number()
 
 
 def _work(item: Item) -> Work:
     return item if isinstance(item, Work) else item.work
 
 
-def bundles(items: Iterable[Item]) -> Iterator[Table]:
-    """Items as tables of one row, a list of them: what came within BUNDLE_S or so."""
+def bundles(items: Iterable[Item], *, every_s: float) -> Iterator[Table]:
+    """Items as tables of one row, a list of them: what came within `every_s` or so; 0: one."""
     bundle: list[bytes] = []
     size, began_s = 0, time.monotonic()
     for item in items:
         bundle.append(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
         size += len(bundle[-1])
-        if time.monotonic() - began_s > BUNDLE_S or size > LARGEST_BUNDLE_BYTES:
+        if time.monotonic() - began_s >= every_s or size > LARGEST_BUNDLE_BYTES:
             yield _packed(bundle)
             bundle = []
             size, began_s = 0, time.monotonic()
@@ -394,7 +406,10 @@ class BulkRun:
         return dataset.map_batches(
             StageWorker,
             fn_constructor_args=(stage, conductor),
-            fn_constructor_kwargs={"overlap": self.pool.overlap},
+            fn_constructor_kwargs={
+                "overlap": self.pool.overlap,
+                "is_apart": len(self.stages) > 1,
+            },
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,9 @@ import ray
 
 from cluster.connect import Resources, ray_session
 from pipelines.bulk import (
+    BUNDLE_S,
     LARGEST_BATCH,
+    LARGEST_BATCH_BYTES,
     LARGEST_BUNDLE_BYTES,
     MAX_ATTEMPTS,
     BulkRun,
@@ -28,7 +31,7 @@ from pipelines.bulk import (
 )
 from pipelines.ledger import LedgerRow
 from pipelines.storage import StoreError
-from pipelines.worklist import Verdict, Work
+from pipelines.worklist import Verdict, Work, batches
 from resnet_core.errors import ConfigError
 
 
@@ -168,6 +171,54 @@ def test_workers_that_die_cost_nothing_but_time_and_a_deadly_object_is_given_up(
     assert len(list(tmp_path.glob("0023.png.*"))) == MAX_ATTEMPTS
 
 
+@dataclass(frozen=True)
+class DiesAfterABundle(Fake):
+    """The first attempt is so slow at `first` that its row goes out alone, and dies at `last`.
+
+    The second is quick; the engine skips its first bundle, which is taken for that row.
+    """
+
+    first: str = ""
+    last: str = ""
+
+    def __call__(self, item: Work | SimpleNamespace) -> LedgerRow:
+        came, died = self.notes / "came", self.notes / "died"
+        key = item.key if isinstance(item, Work) else item.work.key
+        if not died.exists() and key == self.first:
+            time.sleep(BUNDLE_S)
+        if not died.exists() and key == self.last:
+            wait_for(came.exists)
+            died.touch()
+            os._exit(1)
+        return super().__call__(item)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited for two minutes"
+        time.sleep(0.01)
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_between_two_bundles_loses_no_row(
+    resources: Resources, tmp_path: Path
+) -> None:
+    works = [work for work, _ in listing(60)]
+    batch = list(
+        batches(works, workers=1, largest=LARGEST_BATCH, largest_bytes=LARGEST_BATCH_BYTES)
+    )[-2]
+    assert len(batch) > 2
+    fake = DiesAfterABundle(tmp_path, first=batch[0].key, last=batch[-1].key)
+    found: list[str] = []
+    for item in start(fake.fused(), Pool.of(resources, workers=(1, 1)), 60).rows():
+        found.append(item.key)
+        if item.key == batch[0].key:
+            (tmp_path / "came").touch()
+    assert (tmp_path / "died").exists()
+    assert set(found) == set(keys(60))
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("deadly_stage", ["read", "network", "write"])
 def test_stages_apart_give_one_row_for_each_object_whichever_dies(
@@ -197,16 +248,17 @@ def test_a_store_that_is_gone_ends_the_run_after_what_was_done(
 
 def test_results_travel_in_bundles_and_come_back() -> None:
     rows = [row(work(number), f"reason {number}") for number in range(5)]
-    tables = list(bundles(rows))
+    tables = list(bundles(rows, every_s=60))
     assert [table.num_rows for table in tables] == [1]
     assert list(unpack(tables[0])) == [rows]
+    assert [next(unpack(table)) for table in bundles(rows, every_s=0)] == [[row] for row in rows]
     assert list(unpack(pack(rows))) == [rows]
-    assert list(bundles([])) == []
+    assert list(bundles([], every_s=0)) == []
 
 
 def test_a_bundle_of_large_items_goes_out_before_it_is_too_large() -> None:
     items = [bytes(LARGEST_BUNDLE_BYTES // 2 + 1)] * 3
-    assert [len(next(unpack(table))) for table in bundles(items)] == [2, 1]
+    assert [len(next(unpack(table))) for table in bundles(items, every_s=60)] == [2, 1]
 
 
 @pytest.mark.parametrize(
