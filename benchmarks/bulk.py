@@ -34,7 +34,7 @@ def main() -> None:
                 sizes = listing.QUICK if args.quick else listing.FULL
                 figures += listing.measure(bucket, sizes=sizes)
     if "scheduling" in chosen:
-        figures += scheduling.measure(count=6_000 if args.quick else 24_000)
+        figures += scheduling.measure(steady_s=10 if args.quick else 60)
     print(figure_table(figures))
     print("\n".join(figure_lines(figures)))
 

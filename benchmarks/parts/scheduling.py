@@ -26,6 +26,10 @@ CPUS_A_NODE = 8
 WORKERS = NODES * CPUS_A_NODE
 SLEEP_S = 0.05
 OBJECT_BYTES = 100_000
+OBJECTS = 1_000_000
+"""More than are ever done: a run ends when its steady state has been long enough."""
+START_S = 600.0
+"""How long workers may take to start on a machine that is very busy."""
 SLICES = 5
 NODE_STORE_BYTES = 100_000_000
 
@@ -41,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Steady:
-    """Part of the steady state: from when all workers have given a result to when one is done."""
+    """A part of the steady state: from when all workers have given a result to the last results."""
 
     seconds: float
     batches: int
@@ -67,7 +71,7 @@ def steady_slices(batches: Sequence[Batch], slices: int = SLICES) -> list[Steady
     start = max(min(times) for times in ended.values())
     end = min(max(times) for times in ended.values())
     if end <= start:
-        raise ValueError("a worker was done before all had begun: too few objects")
+        raise ValueError("a worker ended before all had begun")
     edges = np.linspace(start, end, slices + 1)
     found: list[Steady] = []
     for left, right in itertools.pairwise(edges):
@@ -110,17 +114,17 @@ def outcome(work: Work, reason: str) -> LedgerRow:
     )
 
 
-def objects(count: int) -> Iterable[tuple[Work, Verdict]]:
+def objects(count: int = OBJECTS) -> Iterable[tuple[Work, Verdict]]:
     for number in range(count):
         key = f"{number:08d}.jpg"
         yield Work(key=key, bytes=OBJECT_BYTES, etag="1", changed_key=key), "todo"
 
 
-def measure(*, count: int) -> list[Figure]:
+def measure(*, steady_s: float) -> list[Figure]:
     # Ray reads them when it is imported; its nodes listen on all of the machine's addresses.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with Contestant("scheduling", environment=token) as driver:
-        slices = [Steady(**found) for found in driver.ask(count=count)["slices"]]
+        slices = [Steady(**found) for found in driver.ask(steady_s=steady_s)["slices"]]
     rows = [
         (
             f"{number}",
@@ -133,7 +137,7 @@ def measure(*, count: int) -> list[Figure]:
         for number, steady in enumerate(slices, 1)
     ]
     title = (
-        f"Scheduling: {count:,} batches of {1000 * SLEEP_S:.0f} ms on {WORKERS} workers,"
+        f"Scheduling: batches of {1000 * SLEEP_S:.0f} ms on {WORKERS} workers,"
         f" {NODES} simulated nodes; the steady state in {SLICES} slices"
     )
     header = ("slice", "seconds", "batches/s", "ms a batch", "share of ideal", "with 50 ms sharp")
@@ -162,11 +166,18 @@ def _run(order: Order, *, pool: Pool) -> Answer:
     from pipelines.bulk import Stage  # noqa: PLC0415
 
     stage = Stage(name="all", build=Sleeper(), give_up=outcome, has_network=True)
-    bulk = BulkRun(list_works=functools.partial(objects, order["count"]), stages=[stage], pool=pool)
     batches: list[Batch] = []
-    for row in bulk.rows():
+    workers: set[str] = set()
+    end_s = time.monotonic() + START_S
+    for row in BulkRun(list_works=objects, stages=[stage], pool=pool).rows():
         worker, began_s, ended_s = (row.reason or "").split()
         batches.append(Batch(worker=worker, began_s=float(began_s), ended_s=float(ended_s)))
+        if worker not in workers:
+            workers.add(worker)
+            if len(workers) == WORKERS:
+                end_s = time.monotonic() + order["steady_s"]
+        if time.monotonic() > end_s:
+            break
     return {"slices": [vars(steady) for steady in steady_slices(batches)]}
 
 
