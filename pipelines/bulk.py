@@ -7,10 +7,9 @@
 
 A row of the dataset is a whole batch, and a block of its own (blocks are at most one byte large, so
 each row is one), so it goes out as soon as it is there. The engine looks after its tasks about ten
-times a second, so workers give their results in bundles: at the end of a batch, and every half
-second within it. Where a worker died, the engine skips as many bundles of the next attempt as it
-has from the one before. So each holds one object from the second attempt on; and stages apart,
-whose bundles the engine also makes again when a node is lost, never cut by time.
+times a second, so workers give their results in bundles. How a batch is cut into bundles follows
+from the batch alone: where a worker died, the engine skips as many bundles of the next attempt as
+it has from the one before.
 
 The Conductor, an actor without a CPU, keeps the listing at most a window ahead of the results (the
 driver's memory stays the same for any number of objects), counts the whole meanwhile for the time
@@ -24,7 +23,6 @@ done, doesn't look at etags, and loads every id into each of its actors. So the 
 
 import itertools
 import logging
-import math
 import pickle
 import threading
 import time
@@ -36,7 +34,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import ray
-from ray._private.worker import global_worker
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -49,11 +46,11 @@ from resnet_core.errors import ConfigError
 
 LARGEST_BATCH = 64
 LARGEST_BATCH_BYTES = 1_000_000
-LARGEST_BUNDLE_BYTES = 64_000_000
+BUNDLE_OBJECTS = 16
+BUNDLE_BYTES = 100_000
 TASKS_IN_FLIGHT = 2
 MAX_ATTEMPTS = 3
 POLL_S = 0.05
-BUNDLE_S = 0.5
 TOTALS_EVERY_S = 0.5
 MAX_WORKERS_A_CPU = 8
 CPU_OVERLAP = 4
@@ -247,24 +244,25 @@ class ListingSource(Datasource):
 class StageWorker:
     """Runs one stage: an actor's class, or a task's function once made."""
 
-    def __init__(self, stage: Stage, conductor: Any, *, overlap: int, is_apart: bool) -> None:
+    def __init__(self, stage: Stage, conductor: Any, *, overlap: int) -> None:
         self._stage = stage
         self._process = stage.build()
         self._conductor = conductor
         self._overlap = overlap
-        self._is_apart = is_apart
 
     def __call__(self, table: Table) -> Iterator[Table]:
-        every_s = math.inf if self._is_apart else 0.0 if _attempts_before() else BUNDLE_S
         for items in unpack(table):
-            yield from bundles(self._run(items), every_s=every_s)
+            done = [item for item in items if isinstance(item, LedgerRow)]
+            todo = [item for item in items if not isinstance(item, LedgerRow)]
+            keys = [self._mark(item) for item in todo]
+            results = itertools.chain(done, self._results(todo, keys))
+            for size in bundle_sizes([*done, *todo]):
+                yield pack(list(itertools.islice(results, size)))
+            self._conductor.end.remote(keys)
 
-    def _run(self, items: Sequence[Item]) -> Iterator[Item]:
-        todo = [item for item in items if not isinstance(item, LedgerRow)]
-        yield from (item for item in items if isinstance(item, LedgerRow))
-        keys = [self._mark(item) for item in todo]
+    def _results(self, todo: Sequence[Item], keys: Sequence[str]) -> Iterator[Item]:
         begun = _get(self._conductor.begin.remote(keys))
-        if begun == "stop" or not todo:
+        if begun == "stop":
             return
         try:
             if begun == "new":
@@ -275,7 +273,6 @@ class StageWorker:
                 yield from map(self._alone, todo)
         except StoreError as error:
             _get(self._conductor.stop.remote(str(error)))
-        self._conductor.end.remote(keys)
 
     def _alone(self, item: Item) -> Item:
         mark = self._mark(item)
@@ -292,47 +289,36 @@ class StageWorker:
 
 
 def _run_task(table: Table, *, stage: Stage, conductor: Any, overlap: int) -> Iterator[Table]:
-    yield from StageWorker(stage, conductor, overlap=overlap, is_apart=True)(table)
-
-
-def _attempts_before() -> int:
-    """How often the engine has tried this task, which the Conductor may have forgotten."""
-    worker: Any = global_worker
-    return worker.core_worker.get_current_task_attempt_number()
+    yield from StageWorker(stage, conductor, overlap=overlap)(table)
 
 
 def _work(item: Item) -> Work:
     return item if isinstance(item, Work) else item.work
 
 
-def bundles(items: Iterable[Item], *, every_s: float) -> Iterator[Table]:
-    """Items as tables of one row, a list of them: what came within `every_s` or so; 0: one."""
-    bundle: list[bytes] = []
-    size, began_s = 0, time.monotonic()
+def bundle_sizes(items: Sequence[Item]) -> Iterator[int]:
+    """How many results go out together: few, or as few as come from BUNDLE_BYTES of sources."""
+    count = size = 0
     for item in items:
-        bundle.append(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
-        size += len(bundle[-1])
-        if time.monotonic() - began_s >= every_s or size > LARGEST_BUNDLE_BYTES:
-            yield _packed(bundle)
-            bundle = []
-            size, began_s = 0, time.monotonic()
-    if bundle:
-        yield _packed(bundle)
+        count += 1
+        size += item.source_bytes if isinstance(item, LedgerRow) else _work(item).bytes
+        if count >= BUNDLE_OBJECTS or size >= BUNDLE_BYTES:
+            yield count
+            count = size = 0
+    if count:
+        yield count
 
 
 def pack(items: Sequence[Item]) -> Table:
     """Items as one row of a table. Pickles stay between processes of one run."""
-    return _packed([pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items])
+    pickles = [pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items]
+    return pa.table({"items": pa.array([pickles], pa.list_(pa.large_binary()))})
 
 
 def unpack(table: Table) -> Iterator[list[Item]]:
     """The items of each row."""
     for values in table["items"]:
         yield [pickle.loads(memoryview(value.as_buffer())) for value in values.values]  # noqa: S301
-
-
-def _packed(pickles: list[bytes]) -> Table:
-    return pa.table({"items": pa.array([pickles], pa.list_(pa.large_binary()))})
 
 
 @dataclass(kw_only=True)
@@ -406,10 +392,7 @@ class BulkRun:
         return dataset.map_batches(
             StageWorker,
             fn_constructor_args=(stage, conductor),
-            fn_constructor_kwargs={
-                "overlap": self.pool.overlap,
-                "is_apart": len(self.stages) > 1,
-            },
+            fn_constructor_kwargs={"overlap": self.pool.overlap},
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(

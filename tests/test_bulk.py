@@ -6,26 +6,29 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.connect import Resources, ray_session
 from pipelines.bulk import (
-    BUNDLE_S,
+    BUNDLE_BYTES,
+    BUNDLE_OBJECTS,
     LARGEST_BATCH,
     LARGEST_BATCH_BYTES,
-    LARGEST_BUNDLE_BYTES,
     MAX_ATTEMPTS,
     BulkRun,
     Conductor,
     Pool,
     Stage,
     Totals,
-    bundles,
+    bundle_sizes,
     pack,
     unpack,
 )
@@ -35,14 +38,14 @@ from pipelines.worklist import Verdict, Work, batches
 from resnet_core.errors import ConfigError
 
 
-def work(number: int) -> Work:
+def work(number: int, size: int = 10) -> Work:
     key = f"{number:04d}.png"
-    return Work(key=key, bytes=10, etag="1", changed_key=key)
+    return Work(key=key, bytes=size, etag="1", changed_key=key)
 
 
-def listing(count: int, *, done: int = 0) -> Iterable[tuple[Work, Verdict]]:
+def listing(count: int, *, done: int = 0, size: int = 10) -> Iterable[tuple[Work, Verdict]]:
     for number in range(count):
-        yield work(number), "done" if number < done else "todo"
+        yield work(number, size), "done" if number < done else "todo"
 
 
 def row(item: Work, reason: str) -> LedgerRow:
@@ -122,7 +125,9 @@ def resources() -> Iterator[Resources]:
 
 def start(stages: list[Stage], pool: Pool, count: int, **options: int) -> BulkRun:
     return BulkRun(
-        list_works=partial(listing, count, done=options.get("done", 0)),
+        list_works=partial(
+            listing, count, done=options.get("done", 0), size=options.get("size", 10)
+        ),
         stages=stages,
         pool=pool,
         limit=options.get("limit"),
@@ -173,21 +178,14 @@ def test_workers_that_die_cost_nothing_but_time_and_a_deadly_object_is_given_up(
 
 @dataclass(frozen=True)
 class DiesAfterABundle(Fake):
-    """The first attempt is so slow at `first` that its row goes out alone, and dies at `last`.
+    """Dies at `last`, once, when the results before it have come."""
 
-    The second is quick; the engine skips its first bundle, which is taken for that row.
-    """
-
-    first: str = ""
     last: str = ""
 
     def __call__(self, item: Work | SimpleNamespace) -> LedgerRow:
-        came, died = self.notes / "came", self.notes / "died"
-        key = item.key if isinstance(item, Work) else item.work.key
-        if not died.exists() and key == self.first:
-            time.sleep(BUNDLE_S)
-        if not died.exists() and key == self.last:
-            wait_for(came.exists)
+        died = self.notes / "died"
+        if isinstance(item, Work) and item.key == self.last and not died.exists():
+            wait_for((self.notes / "came").exists)
             died.touch()
             os._exit(1)
         return super().__call__(item)
@@ -201,22 +199,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.ray
-def test_a_worker_that_dies_between_two_bundles_loses_no_row(
+def test_a_worker_that_dies_between_two_bundles_loses_and_doubles_no_row(
     resources: Resources, tmp_path: Path
 ) -> None:
-    works = [work for work, _ in listing(60)]
+    size = BUNDLE_BYTES // 2
+    works = [work(number, size) for number in range(60)]
     batch = list(
         batches(works, workers=1, largest=LARGEST_BATCH, largest_bytes=LARGEST_BATCH_BYTES)
     )[-2]
     assert len(batch) > 2
-    fake = DiesAfterABundle(tmp_path, first=batch[0].key, last=batch[-1].key)
+    fake = DiesAfterABundle(tmp_path, last=batch[-1].key)
     found: list[str] = []
-    for item in start(fake.fused(), Pool.of(resources, workers=(1, 1)), 60).rows():
+    bulk = start(fake.fused(), Pool.of(resources, workers=(1, 1)), 60, size=size)
+    for item in bulk.rows():
         found.append(item.key)
-        if item.key == batch[0].key:
+        if item.key == batch[1].key:
             (tmp_path / "came").touch()
     assert (tmp_path / "died").exists()
-    assert set(found) == set(keys(60))
+    assert sorted(found) == keys(60)
 
 
 @pytest.mark.ray
@@ -246,19 +246,28 @@ def test_a_store_that_is_gone_ends_the_run_after_what_was_done(
     assert len(rows) < 3000
 
 
-def test_results_travel_in_bundles_and_come_back() -> None:
-    rows = [row(work(number), f"reason {number}") for number in range(5)]
-    tables = list(bundles(rows, every_s=60))
-    assert [table.num_rows for table in tables] == [1]
-    assert list(unpack(tables[0])) == [rows]
-    assert [next(unpack(table)) for table in bundles(rows, every_s=0)] == [[row] for row in rows]
-    assert list(unpack(pack(rows))) == [rows]
-    assert list(bundles([], every_s=0)) == []
+def test_items_travel_and_come_back() -> None:
+    items = [work(0), row(work(1), "a reason")]
+    assert list(unpack(pack(items))) == [items]
+    assert list(unpack(pack([]))) == [[]]
 
 
-def test_a_bundle_of_large_items_goes_out_before_it_is_too_large() -> None:
-    items = [bytes(LARGEST_BUNDLE_BYTES // 2 + 1)] * 3
-    assert [len(next(unpack(table))) for table in bundles(items, every_s=60)] == [2, 1]
+@given(st.lists(st.tuples(st.integers(0, 2 * BUNDLE_BYTES), st.booleans())))
+def test_bundles_hold_all_and_follow_from_the_sources_alone(
+    found: list[tuple[int, bool]],
+) -> None:
+    works = [replace(work(number), bytes=size) for number, (size, _) in enumerate(found)]
+    items = [
+        row(item, "done") if done else item for item, (_, done) in zip(works, found, strict=True)
+    ]
+    sizes = list(bundle_sizes(works))
+    assert sizes == list(bundle_sizes(items)), "whatever became of them"
+    assert sum(sizes) == len(works)
+    left = iter(works)
+    for size in sizes:
+        bundle = list(islice(left, size))
+        assert 1 <= size <= BUNDLE_OBJECTS
+        assert sum(item.bytes for item in bundle[:-1]) < BUNDLE_BYTES
 
 
 @pytest.mark.parametrize(
