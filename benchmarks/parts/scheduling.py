@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -174,6 +175,7 @@ def _run(order: Order, *, pool: Pool) -> Answer:
         batches.append(Batch(worker=worker, began_s=float(began_s), ended_s=float(ended_s)))
         if worker not in workers:
             workers.add(worker)
+            print(f"{len(workers)} of {WORKERS} workers are at work", file=sys.stderr)
             if len(workers) == WORKERS:
                 end_s = time.monotonic() + order["steady_s"]
         if time.monotonic() > end_s:
