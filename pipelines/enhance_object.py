@@ -181,6 +181,8 @@ class ObjectStages:
         _check_bytes(work, self.settings)
         began_s = time.perf_counter()
         blob = self.source.get(work.key)
+        if not blob.data and not naming(self.settings.format).is_image_name(work.key):
+            raise UnsupportedImageError("empty")
         header = read_header(
             blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
         )
