@@ -79,21 +79,24 @@ def test_the_share_of_a_steady_state_is_that_of_the_time_in_batches(
         for number in range(scheduling.WORKERS)
         for batch in batches(0.3 * number, idle_s, str(number), 800)
     ]
-    slices = scheduling.steady_slices(found)
+    slices = scheduling.steady_slices(found, steady_s=20)
     assert len(slices) == scheduling.SLICES
     assert [steady.share for steady in slices] == pytest.approx([share] * len(slices), rel=0.05)
 
 
-def test_no_steady_state_is_an_error() -> None:
-    with pytest.raises(ValueError, match="1 workers gave results, expected 32"):
-        scheduling.steady_slices(batches(0, 0, "a", 3))
-    late = [
+def test_a_worker_that_gets_nothing_any_more_counts_as_idle() -> None:
+    busy = [
         batch
         for number in range(scheduling.WORKERS)
-        for batch in batches(10.0 * number, 0, str(number), 3)
+        for batch in batches(0, 0, str(number), 400 if number % 2 else 1)
     ]
-    with pytest.raises(ValueError, match="ended before all had begun"):
-        scheduling.steady_slices(late)
+    shares = [steady.share for steady in scheduling.steady_slices(busy, steady_s=10)]
+    assert shares == pytest.approx([0.5] * len(shares), rel=0.05)
+
+
+def test_no_steady_state_is_an_error() -> None:
+    with pytest.raises(ValueError, match="1 workers gave results, expected 32"):
+        scheduling.steady_slices(batches(0, 0, "a", 3), steady_s=1)
 
 
 def test_the_photographs_are_varied_jpegs_of_about_512_pixels_and_always_the_same() -> None:

@@ -29,6 +29,8 @@ SLEEP_S = 0.05
 OBJECT_BYTES = 100_000
 OBJECTS = 1_000_000
 """More than are ever done: a run ends when its steady state has been long enough."""
+LATE_S = 5.0
+"""How long a result may take to the driver."""
 START_S = 600.0
 """How long workers may take to start on a machine that is very busy."""
 SLICES = 5
@@ -46,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Steady:
-    """A part of the steady state: from when all workers have given a result to the last results."""
+    """A part of the steady state, which begins when all workers have given a result."""
 
     seconds: float
     batches: int
@@ -62,25 +64,30 @@ class Steady:
         return self.rate * self.mean_batch_s / WORKERS
 
 
-def steady_slices(batches: Sequence[Batch], slices: int = SLICES) -> list[Steady]:
-    """The steady state in equal slices of time. ValueError if it never was."""
-    ended: dict[str, list[float]] = {}
+def steady_start(batches: Sequence[Batch]) -> float | None:
+    """When all workers had given a result, whatever they did after; None if they haven't."""
+    first: dict[str, float] = {}
     for batch in batches:
-        ended.setdefault(batch.worker, []).append(batch.ended_s)
-    if len(ended) < WORKERS:
-        raise ValueError(f"{len(ended)} workers gave results, expected {WORKERS}")
-    start = max(min(times) for times in ended.values())
-    end = min(max(times) for times in ended.values())
-    if end <= start:
-        raise ValueError("a worker ended before all had begun")
-    edges = np.linspace(start, end, slices + 1)
-    found: list[Steady] = []
+        first[batch.worker] = min(batch.ended_s, first.get(batch.worker, batch.ended_s))
+    return max(first.values()) if len(first) == WORKERS else None
+
+
+def steady_slices(
+    batches: Sequence[Batch], *, steady_s: float, slices: int = SLICES
+) -> list[Steady]:
+    """The steady state in equal slices of time. ValueError if it never was."""
+    start = steady_start(batches)
+    if start is None:
+        found = len({batch.worker for batch in batches})
+        raise ValueError(f"{found} workers gave results, expected {WORKERS}")
+    edges = np.linspace(start, start + steady_s, slices + 1)
+    parts: list[Steady] = []
     for left, right in itertools.pairwise(edges):
         inside = [batch for batch in batches if left < batch.ended_s <= right]
         durations = [batch.ended_s - batch.began_s for batch in inside]
         mean_s = float(np.mean(durations)) if durations else 0.0
-        found.append(Steady(seconds=float(right - left), batches=len(inside), mean_batch_s=mean_s))
-    return found
+        parts.append(Steady(seconds=float(right - left), batches=len(inside), mean_batch_s=mean_s))
+    return parts
 
 
 @dataclass(frozen=True)
@@ -177,10 +184,11 @@ def _run(order: Order, *, pool: Pool) -> Answer:
             workers.add(worker)
             print(f"{len(workers)} of {WORKERS} workers are at work", file=sys.stderr)
             if len(workers) == WORKERS:
-                end_s = time.monotonic() + order["steady_s"]
+                end_s = time.monotonic() + order["steady_s"] + LATE_S
         if time.monotonic() > end_s:
             break
-    return {"slices": [vars(steady) for steady in steady_slices(batches)]}
+    slices = steady_slices(batches, steady_s=order["steady_s"])
+    return {"slices": [vars(steady) for steady in slices]}
 
 
 if __name__ == "__main__":
