@@ -4,7 +4,6 @@ One Ray of three nodes and one address of a store serve all tests. What stands b
 and what becomes of each request, is for the test to say.
 """
 
-import gc
 import os
 import random
 import re
@@ -319,7 +318,6 @@ def test_what_passes_is_waited_for(board: Board, tmp_path: Path) -> None:
     board.proxy.faults = replace(often, stall_every=17, stall_s=s3_store.STALL_S)
     board.serve = serve
     assert run(places) == 0
-    gc.collect()
     assert board.proxy.counts["stall"] == 1
     assert {"status", "reset", "short"} <= board.proxy.counts.keys()
     board.reset()
