@@ -6,10 +6,9 @@
     the driver     takes one small row for each object, as soon as it is done
 
 A row of the dataset is a whole batch, and a block of its own (blocks are at most one byte large, so
-each row is one), so it goes out as soon as it is there. The engine looks after its tasks about ten
-times a second, so workers give their results in bundles. How a batch is cut into bundles follows
-from the batch alone: where a worker died, the engine skips as many bundles of the next attempt as
-it has from the one before.
+each row is one), so it goes out as soon as it is there. The engine takes about ten blocks a second
+from a worker, so a batch is some seconds of work; and it is given back whole, in one block, since
+the engine skips as many blocks of a retry as it has from the attempt that died.
 
 The Conductor, an actor without a CPU, keeps the listing at most a window ahead of the results (the
 driver's memory stays the same for any number of objects), counts the whole meanwhile for the time
@@ -45,9 +44,8 @@ from pipelines.worklist import Verdict, Work, batches
 from resnet_core.errors import ConfigError
 
 LARGEST_BATCH = 64
-LARGEST_BATCH_BYTES = 1_000_000
-BUNDLE_OBJECTS = 16
-BUNDLE_BYTES = 100_000
+CPU_BATCH_BYTES = 200_000
+GPU_BATCH_BYTES = 1_000_000
 TASKS_IN_FLIGHT = 2
 MAX_ATTEMPTS = 3
 POLL_S = 0.05
@@ -87,6 +85,8 @@ class Pool:
     """Threads for computing, in each worker."""
     overlap: int
     """Objects that one worker has in hand at once, to read and write while others compute."""
+    batch_bytes: int
+    """Source bytes in one batch of objects, or one object that has more."""
     apart: bool
     """Whether reading and writing are stages of their own, on CPUs."""
 
@@ -115,6 +115,7 @@ class Pool:
             gpus=min(1.0, gpus / smallest),
             threads=max(1, int(cpus)),
             overlap=GPU_OVERLAP if gpus else CPU_OVERLAP,
+            batch_bytes=GPU_BATCH_BYTES if gpus else CPU_BATCH_BYTES,
             apart=gpus > 0,
         )
 
@@ -204,12 +205,12 @@ class ListingSource(Datasource):
     """The source's listing as a stream of blocks, each with one batch of works."""
 
     def __init__(
-        self, list_works: ListWorks, conductor: Any, *, workers: int, limit: int | None
+        self, list_works: ListWorks, conductor: Any, *, pool: Pool, limit: int | None
     ) -> None:
         super().__init__()
         self._list_works = list_works
         self._conductor = conductor
-        self._workers = workers
+        self._pool = pool
         self._limit = limit
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -229,9 +230,9 @@ class ListingSource(Datasource):
         listed = 0
         for batch in batches(
             itertools.islice(todo, self._limit),
-            workers=self._workers,
+            workers=self._pool.largest,
             largest=LARGEST_BATCH,
-            largest_bytes=LARGEST_BATCH_BYTES,
+            largest_bytes=self._pool.batch_bytes,
         ):
             while not (admitted := _get(self._conductor.admits.remote(listed))):
                 if admitted is None:
@@ -255,9 +256,7 @@ class StageWorker:
             done = [item for item in items if isinstance(item, LedgerRow)]
             todo = [item for item in items if not isinstance(item, LedgerRow)]
             keys = [self._mark(item) for item in todo]
-            results = itertools.chain(done, self._results(todo, keys))
-            for size in bundle_sizes([*done, *todo]):
-                yield pack(list(itertools.islice(results, size)))
+            yield pack([*done, *self._results(todo, keys)])
             self._conductor.end.remote(keys)
 
     def _results(self, todo: Sequence[Item], keys: Sequence[str]) -> Iterator[Item]:
@@ -294,19 +293,6 @@ def _run_task(table: Table, *, stage: Stage, conductor: Any, overlap: int) -> It
 
 def _work(item: Item) -> Work:
     return item if isinstance(item, Work) else item.work
-
-
-def bundle_sizes(items: Sequence[Item]) -> Iterator[int]:
-    """How many results go out together: few, or as few as come from BUNDLE_BYTES of sources."""
-    count = size = 0
-    for item in items:
-        count += 1
-        size += item.source_bytes if isinstance(item, LedgerRow) else _work(item).bytes
-        if count >= BUNDLE_OBJECTS or size >= BUNDLE_BYTES:
-            yield count
-            count = size = 0
-    if count:
-        yield count
 
 
 def pack(items: Sequence[Item]) -> Table:
@@ -373,9 +359,7 @@ class BulkRun:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1
-        source = ListingSource(
-            self.list_works, conductor, workers=self.pool.largest, limit=self.limit
-        )
+        source = ListingSource(self.list_works, conductor, pool=self.pool, limit=self.limit)
         with DataContext.current(context):
             # The listing holds no CPU: an actor with all of them would starve it.
             dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)

@@ -2,50 +2,42 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.connect import Resources, ray_session
 from pipelines.bulk import (
-    BUNDLE_BYTES,
-    BUNDLE_OBJECTS,
     LARGEST_BATCH,
-    LARGEST_BATCH_BYTES,
     MAX_ATTEMPTS,
     BulkRun,
     Conductor,
     Pool,
     Stage,
     Totals,
-    bundle_sizes,
     pack,
     unpack,
 )
 from pipelines.ledger import LedgerRow
 from pipelines.storage import StoreError
-from pipelines.worklist import Verdict, Work, batches
+from pipelines.worklist import Verdict, Work
 from resnet_core.errors import ConfigError
 
 
-def work(number: int, size: int = 10) -> Work:
+def work(number: int) -> Work:
     key = f"{number:04d}.png"
-    return Work(key=key, bytes=size, etag="1", changed_key=key)
+    return Work(key=key, bytes=10, etag="1", changed_key=key)
 
 
-def listing(count: int, *, done: int = 0, size: int = 10) -> Iterable[tuple[Work, Verdict]]:
+def listing(count: int, *, done: int = 0) -> Iterable[tuple[Work, Verdict]]:
     for number in range(count):
-        yield work(number, size), "done" if number < done else "todo"
+        yield work(number), "done" if number < done else "todo"
 
 
 def row(item: Work, reason: str) -> LedgerRow:
@@ -125,9 +117,7 @@ def resources() -> Iterator[Resources]:
 
 def start(stages: list[Stage], pool: Pool, count: int, **options: int) -> BulkRun:
     return BulkRun(
-        list_works=partial(
-            listing, count, done=options.get("done", 0), size=options.get("size", 10)
-        ),
+        list_works=partial(listing, count, done=options.get("done", 0)),
         stages=stages,
         pool=pool,
         limit=options.get("limit"),
@@ -176,49 +166,6 @@ def test_workers_that_die_cost_nothing_but_time_and_a_deadly_object_is_given_up(
     assert len(list(tmp_path.glob("0023.png.*"))) == MAX_ATTEMPTS
 
 
-@dataclass(frozen=True)
-class DiesAfterABundle(Fake):
-    """Dies at `last`, once, when the results before it have come."""
-
-    last: str = ""
-
-    def __call__(self, item: Work | SimpleNamespace) -> LedgerRow:
-        died = self.notes / "died"
-        if isinstance(item, Work) and item.key == self.last and not died.exists():
-            wait_for((self.notes / "came").exists)
-            died.touch()
-            os._exit(1)
-        return super().__call__(item)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited for two minutes"
-        time.sleep(0.01)
-
-
-@pytest.mark.ray
-def test_a_worker_that_dies_between_two_bundles_loses_and_doubles_no_row(
-    resources: Resources, tmp_path: Path
-) -> None:
-    size = BUNDLE_BYTES // 2
-    works = [work(number, size) for number in range(60)]
-    batch = list(
-        batches(works, workers=1, largest=LARGEST_BATCH, largest_bytes=LARGEST_BATCH_BYTES)
-    )[-2]
-    assert len(batch) > 2
-    fake = DiesAfterABundle(tmp_path, last=batch[-1].key)
-    found: list[str] = []
-    bulk = start(fake.fused(), Pool.of(resources, workers=(1, 1)), 60, size=size)
-    for item in bulk.rows():
-        found.append(item.key)
-        if item.key == batch[1].key:
-            (tmp_path / "came").touch()
-    assert (tmp_path / "died").exists()
-    assert sorted(found) == keys(60)
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize("deadly_stage", ["read", "network", "write"])
 def test_stages_apart_give_one_row_for_each_object_whichever_dies(
@@ -250,24 +197,6 @@ def test_items_travel_and_come_back() -> None:
     items = [work(0), row(work(1), "a reason")]
     assert list(unpack(pack(items))) == [items]
     assert list(unpack(pack([]))) == [[]]
-
-
-@given(st.lists(st.tuples(st.integers(0, 2 * BUNDLE_BYTES), st.booleans())))
-def test_bundles_hold_all_and_follow_from_the_sources_alone(
-    found: list[tuple[int, bool]],
-) -> None:
-    works = [replace(work(number), bytes=size) for number, (size, _) in enumerate(found)]
-    items = [
-        row(item, "done") if done else item for item, (_, done) in zip(works, found, strict=True)
-    ]
-    sizes = list(bundle_sizes(works))
-    assert sizes == list(bundle_sizes(items)), "whatever became of them"
-    assert sum(sizes) == len(works)
-    left = iter(works)
-    for size in sizes:
-        bundle = list(islice(left, size))
-        assert 1 <= size <= BUNDLE_OBJECTS
-        assert sum(item.bytes for item in bundle[:-1]) < BUNDLE_BYTES
 
 
 @pytest.mark.parametrize(
