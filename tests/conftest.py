@@ -28,9 +28,12 @@ def examples_dir() -> Path:
     return ROOT / "examples"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seaweedfs_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real object store on loopback, started once; its S3 endpoint."""
+    """A real object store on loopback, one for each file; its S3 endpoint.
+
+    Each bucket takes volumes of it, and it has no more after a hundred or so.
+    """
     # Clients of object stores are loaded by the tests that want them alone.
     from object_store_for_tests import find_weed, seaweedfs  # noqa: PLC0415
 
