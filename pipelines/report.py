@@ -50,15 +50,13 @@ class WeightsCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Objects by final state. `skipped`: already done by an earlier run with the same settings."""
+    """Objects by final state. `skipped` are no images, and what the listing passes over."""
 
     ok: int
     failed: int = 0
     skipped: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.ok + self.failed + self.skipped
+    done_before: int = 0
+    """By an earlier run, from the same sources with the same weights and settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -377,7 +377,9 @@ class RunSummary:
             destination=target.url,
             started_at=self.started_at,
             duration_s=duration_s,
-            counts=Counts(ok=self.ok, failed=self.failed, skipped=self.skipped + done_before),
+            counts=Counts(
+                ok=self.ok, failed=self.failed, skipped=self.skipped, done_before=done_before
+            ),
             weights=weights,
             settings=tuple(settings),
             machine=machine,

@@ -102,7 +102,7 @@ def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
         destination=f"out/{name}",
         started_at=WHEN,
         duration_s=75.0,
-        counts=Counts(ok=1204, failed=3, skipped=20),
+        counts=Counts(ok=1204, failed=3, skipped=20, done_before=77),
         weights=WeightsCard(name=name, sha256="ab" * 32, task="sr-x2", scale=2, licence=name),
         settings=(("strength", "1.0"), (name, name)),
         machine=name,
@@ -261,6 +261,7 @@ def test_enhance_page_tells_what_happened() -> None:
     for told in (
         "Enhanced cat.jpg",
         "1,204",
+        "Skipped20no images Done before77",
         "1 min 15 s",
         "16.1 /s",
         "2.5 MB",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
-from pipelines.report import EnhanceReport, WeightsCard, render_enhance_report
+from pipelines.report import Counts, EnhanceReport, WeightsCard, render_enhance_report
 from pipelines.storage import Blob, StoreError
 from pipelines.summary import (
     MAX_FAILED,
@@ -125,7 +125,7 @@ def test_a_long_run_keeps_only_a_few_of_everything(tmp_path: Path) -> None:
     assert len(report.failed) == MAX_FAILED
     assert max(len(item.reason) for item in report.failed) <= MAX_REASON_CHARACTERS
     assert len(report.failure_kinds) == SHOWN_FAILURE_KINDS < MAX_FAILURE_KINDS
-    assert (report.counts.ok, report.counts.failed, report.counts.skipped) == (1000, 1000, 5)
+    assert report.counts == Counts(ok=1000, failed=1000, skipped=0, done_before=5)
     assert report.timeline is not None
     assert len(report.timeline.objects) <= MAX_TIME_BINS
     assert [sum(histogram.counts) for histogram in report.histograms] == [1000]
