@@ -129,33 +129,34 @@ def seaweedfs(folder: Path) -> Generator[str]:
     command += [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}"]
     command += [f"-filer.port={filer}", f"-admin.port={admin}"]
     log = folder / "log.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    endpoint = f"http://{LOOPBACK}:{s3}"
     try:
-        endpoint = f"http://{LOOPBACK}:{s3}"
-        _wait_until_up(f"{endpoint}/healthz", process, log)
-        yield endpoint
+        with _server(command, log, ready_url=f"{endpoint}/healthz"):
+            yield endpoint
     finally:
-        process.kill()
-        process.wait()
         for port in (s3, master, volume, filer, admin):
-            for number in (port, port + GRPC_OFFSET):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                    left.unlink(missing_ok=True)
+            for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
 def moto(folder: Path) -> Generator[str]:
     """moto's S3, which takes keys that SeaweedFS rewrites or refuses; gives its endpoint."""
     (port,) = _free_ports(1)
-    log = folder / "log.txt"
+    command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
+    endpoint = f"http://{LOOPBACK}:{port}"
+    with _server(command, folder / "log.txt", ready_url=f"{endpoint}/moto-api/"):
+        yield endpoint
+
+
+@contextmanager
+def _server(command: list[str], log: Path, *, ready_url: str) -> Generator[None]:
+    """A process that writes to `log`, from when it answers until the block ends."""
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        endpoint = f"http://{LOOPBACK}:{port}"
-        _wait_until_up(f"{endpoint}/moto-api/", process, log)
-        yield endpoint
+        _wait_until_up(ready_url, process, log)
+        yield
     finally:
         process.kill()
         process.wait()
