@@ -6,14 +6,15 @@
     the driver     takes one small row for each object, as soon as it is done
 
 A row of the dataset is a whole batch, and a block of its own (blocks are at most one byte large, so
-each row is one), so it goes out as soon as it is there. The engine takes about ten blocks a second
-from a worker, so a batch is some seconds of work; and it is given back whole, in one block, since
-the engine skips as many blocks of a retry as it has from the attempt that died.
+each row is one), so it goes out as soon as it is there. A batch is some seconds of work (see
+`pacing`), and it is given back whole, in one block, since the engine skips as many blocks of a
+retry as it has from the attempt that died.
 
-The Conductor, an actor without a CPU, keeps the listing at most a window ahead of the results (the
+The Conductor, an actor without a CPU, keeps the listing a few batches ahead of the results (the
 driver's memory stays the same for any number of objects), counts the whole meanwhile for the time
 left, remembers which objects were in work when a worker died, so that an object that kills its
-worker is given up after MAX_ATTEMPTS, and lets the run end where the store is gone.
+worker is given up after MAX_ATTEMPTS, and lets the run end where the store is gone. One that is
+started again, because its process died, has its plan of batches from the driver.
 
 Ray Data's own job checkpointing (2.60, beta) doesn't hold the contract: it needs one write task
 behind a Parquet read, drops what a custom datasource read in silence, takes rows with an error for
@@ -25,8 +26,9 @@ import logging
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -39,17 +41,20 @@ from ray.data.datasource import Datasource, ReadTask
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
 from pipelines.ledger import LedgerRow, Table
+from pipelines.pacing import Limits, Pace, Plan
 from pipelines.storage import StoreError
-from pipelines.worklist import Verdict, Work, batches
+from pipelines.worklist import Verdict, Work
 from resnet_core.errors import ConfigError
 
-LARGEST_BATCH = 64
-CPU_BATCH_BYTES = 200_000
-GPU_BATCH_BYTES = 1_000_000
+KEYS_BATCH_BYTES = 2**40
+PIXELS_BATCH_BYTES = 8_000_000
 TASKS_IN_FLIGHT = 2
+BATCHES_AHEAD = 3
+"""Of each worker: two in flight and one that is listed."""
 MAX_ATTEMPTS = 3
+"""Alone, after it was among those that a worker died at."""
 POLL_S = 0.05
-TOTALS_EVERY_S = 0.5
+REPORT_EVERY_S = 0.1
 MAX_WORKERS_A_CPU = 8
 CPU_OVERLAP = 4
 GPU_OVERLAP = 16
@@ -86,7 +91,7 @@ class Pool:
     overlap: int
     """Objects that one worker has in hand at once, to read and write while others compute."""
     batch_bytes: int
-    """Source bytes in one batch of objects, or one object that has more."""
+    """Source bytes in one batch of objects at most, or one object that has more."""
     apart: bool
     """Whether reading and writing are stages of their own, on CPUs."""
 
@@ -115,7 +120,7 @@ class Pool:
             gpus=min(1.0, gpus / smallest),
             threads=max(1, int(cpus)),
             overlap=GPU_OVERLAP if gpus else CPU_OVERLAP,
-            batch_bytes=GPU_BATCH_BYTES if gpus else CPU_BATCH_BYTES,
+            batch_bytes=PIXELS_BATCH_BYTES if gpus else KEYS_BATCH_BYTES,
             apart=gpus > 0,
         )
 
@@ -147,9 +152,10 @@ class Totals:
 class Conductor:
     """Shared knowledge of a run; every method returns at once."""
 
-    def __init__(self, list_works: ListWorks, *, window: int) -> None:
-        self._window = window
-        self._finished = 0
+    def __init__(self, list_works: ListWorks, *, pool: Pool) -> None:
+        self._batches_ahead = BATCHES_AHEAD * pool.largest
+        self._pace = Pace(largest_bytes=pool.batch_bytes)
+        self._finished: int | None = None
         self._attempts: dict[str, int] = {}
         self._totals = Totals()
         self._error: Exception | None = None
@@ -164,12 +170,14 @@ class Conductor:
         except Exception as error:  # noqa: BLE001  raised again where the driver asks
             self._error = error
 
-    def totals(self, finished: int) -> Totals:
-        """Take note of how many results the driver has, and give the totals so far."""
+    def report(self, finished: int, plan: Plan) -> tuple[Totals, Plan]:
+        """Take note of what the driver has, results and plan, and give the newest."""
         self._finished = finished
+        if len(plan) > len(self._pace.plan):
+            self._pace.plan = plan
         if self._error is not None:
             raise self._error
-        return replace(self._totals)
+        return replace(self._totals), self._pace.plan
 
     def stop(self, reason: str) -> None:
         """The run can't go on: nothing more is begun. The first reason counts."""
@@ -178,9 +186,15 @@ class Conductor:
     def stopped(self) -> str | None:
         return self._stopped
 
-    def admits(self, listed: int) -> bool | None:
-        """Whether the listing may go on after `listed` objects; None: it is to end."""
-        return None if self._stopped else listed < self._finished + self._window
+    def admit(self, number: int, listed: int) -> Limits | Literal["wait", "end"]:
+        """Of batch `number`, behind `listed` objects."""
+        if self._stopped:
+            return "end"
+        if self._finished is None:
+            return "wait"
+        limits = self._pace.limits(number)
+        ahead = limits.objects * self._batches_ahead
+        return limits if listed < self._finished + ahead else "wait"
 
     def begin(self, keys: Sequence[str]) -> Literal["new", "again", "stop"]:
         """Take note that a worker starts on objects; `again` if one of them ended a worker."""
@@ -188,7 +202,7 @@ class Conductor:
             return "stop"
         if any(key in self._attempts for key in keys):
             return "again"
-        self._attempts.update(dict.fromkeys(keys, 1))
+        self._attempts.update(dict.fromkeys(keys, 0))
         return "new"
 
     def attempt(self, key: str) -> int:
@@ -199,6 +213,10 @@ class Conductor:
     def end(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._attempts.pop(key, None)
+
+    def note(self, objects: int, source_bytes: int, seconds: float) -> None:
+        """Take note of what a batch cost."""
+        self._pace.note(objects=objects, source_bytes=source_bytes, seconds=seconds)
 
 
 class ListingSource(Datasource):
@@ -227,19 +245,21 @@ class ListingSource(Datasource):
 
     def _read(self) -> Iterator[Block]:
         todo = (work for work, verdict in self._list_works() if verdict == "todo")
+        works = itertools.islice(todo, self._limit)
         listed = 0
-        for batch in batches(
-            itertools.islice(todo, self._limit),
-            workers=self._pool.largest,
-            largest=LARGEST_BATCH,
-            largest_bytes=self._pool.batch_bytes,
-        ):
-            while not (admitted := _get(self._conductor.admits.remote(listed))):
-                if admitted is None:
-                    return
-                time.sleep(POLL_S)
+        for number in itertools.count():
+            limits = self._admitted(number, listed)
+            batch = limits.take(works) if limits else []
+            if not batch:
+                return
             listed += len(batch)
             yield pack(batch)
+
+    def _admitted(self, number: int, listed: int) -> Limits | None:
+        """Of the next batch, as soon as it may be listed; None if the run is to end."""
+        while (answer := _get(self._conductor.admit.remote(number, listed))) == "wait":
+            time.sleep(POLL_S)
+        return None if answer == "end" else answer
 
 
 class StageWorker:
@@ -256,7 +276,12 @@ class StageWorker:
             done = [item for item in items if isinstance(item, LedgerRow)]
             todo = [item for item in items if not isinstance(item, LedgerRow)]
             keys = [self._mark(item) for item in todo]
-            yield pack([*done, *self._results(todo, keys)])
+            began_s = time.monotonic()
+            results = pack([*done, *self._results(todo, keys)])
+            if todo and self._stage.has_network:
+                source_bytes = sum(_work(item).bytes for item in todo)
+                self._conductor.note.remote(len(todo), source_bytes, time.monotonic() - began_s)
+            yield results
             self._conductor.end.remote(keys)
 
     def _results(self, todo: Sequence[Item], keys: Sequence[str]) -> Iterator[Item]:
@@ -317,35 +342,64 @@ class BulkRun:
     limit: int | None = None
     verbose: bool = False
     totals: Totals = field(default_factory=Totals)
+    _finished: int = 0
+    _plan: Plan = ()
+    _failure: Exception | None = None
 
     def rows(self) -> Iterator[LedgerRow]:
         """One row for each object, as soon as it is done, in no particular order.
 
         Raises StoreError after the last row of what was in work if the store is gone.
         """
-        window = 4 * LARGEST_BATCH * (self.pool.largest * TASKS_IN_FLIGHT + 1)
         conductor: Any = (
             ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Conductor)
-        ).remote(self.list_works, window=window)
-        finished, asked_at_s = 0, 0.0
-        for table in self._dataset(conductor).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for row in itertools.chain.from_iterable(unpack(table)):
-                finished += 1
-                yield row
-            if time.monotonic() - asked_at_s > TOTALS_EVERY_S:
-                self._ask(conductor, finished)
-                asked_at_s = time.monotonic()
-        reason = _get(conductor.stopped.remote())
-        if reason is not None:
-            raise StoreError(reason)
-        while not self.totals.complete:
-            self._ask(conductor, finished)
-            time.sleep(0 if self.totals.complete else POLL_S)
+        ).remote(self.list_works, pool=self.pool)
+        with self._reporting(conductor):
+            while not (self.totals.todo or self.totals.complete):
+                self._wait()
+            for table in self._tables(conductor) if self.totals.todo else ():
+                for row in itertools.chain.from_iterable(unpack(table)):
+                    self._finished += 1
+                    yield row
+            reason = _get(conductor.stopped.remote())
+            if reason is not None:
+                raise StoreError(reason)
+            while not self.totals.complete:
+                self._wait()
 
-    def _ask(self, conductor: Any, finished: int) -> None:
-        totals: Totals = _get(conductor.totals.remote(finished))
+    def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        time.sleep(POLL_S)
+
+    def _tables(self, conductor: Any) -> Iterator[Table]:
+        yield from self._dataset(conductor).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        )
+
+    @contextmanager
+    def _reporting(self, conductor: Any) -> Generator[None]:
+        """Meanwhile the conductor knows what has come, and `totals` are its newest."""
+        over = threading.Event()
+
+        def report() -> None:
+            try:
+                while not over.wait(REPORT_EVERY_S):
+                    self._report(conductor)
+            except Exception as error:  # noqa: BLE001  raised again where the run waits for it
+                self._failure = error
+
+        self._report(conductor)
+        thread = threading.Thread(target=report, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _report(self, conductor: Any) -> None:
+        totals, self._plan = _get(conductor.report.remote(self._finished, self._plan))
         if self.limit is not None and self.limit < totals.todo:
             # Which of the bytes they are isn't known.
             totals = replace(totals, todo=self.limit, todo_bytes=0)

@@ -143,8 +143,8 @@ class LedgerWriter:
         self._part_rows = part_rows
         self._run = f"{_next_run(list_parts(store)):06d}-{uuid.uuid4().hex[:8]}"
         self._part = 0
+        self._written = SCHEMA.empty_table()
         self._rows: list[LedgerRow] = []
-        self._unflushed = 0
         self._flushed_at_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -155,8 +155,7 @@ class LedgerWriter:
 
     def append(self, row: LedgerRow) -> None:
         self._rows.append(row)
-        self._unflushed += 1
-        if self._unflushed >= FLUSH_ROWS:
+        if len(self._rows) >= FLUSH_ROWS:
             self.flush()
         else:
             self.flush_if_due()
@@ -167,14 +166,15 @@ class LedgerWriter:
 
     def flush(self) -> None:
         self._flushed_at_s = time.monotonic()
-        if self._unflushed == 0:
+        if not self._rows:
             return
+        table = pa.concat_tables([self._written, rows_to_table(self._rows)])
         buffer = io.BytesIO()
-        pq.write_table(rows_to_table(self._rows), buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd")
         self._store.put(f"{LEDGER_PREFIX}{self._run}-{self._part:06d}.parquet", buffer.getvalue())
-        self._unflushed = 0
-        if len(self._rows) >= self._part_rows:
-            self._rows = []
+        self._written, self._rows = table, []
+        if len(table) >= self._part_rows:
+            self._written = SCHEMA.empty_table()
             self._part += 1
 
 

@@ -137,23 +137,3 @@ def sample_evenly(list_works: Callable[[], Iterable[Work]], count: int) -> Itera
     chosen = {(2 * index + 1) * total // (2 * count) for index in range(count)}
     usable = (work for work in list_works() if work.problem is None)
     return (work for index, work in enumerate(usable) if index in chosen)
-
-
-def batches(
-    works: Iterable[Work], *, workers: int, largest: int, largest_bytes: int
-) -> Iterator[list[Work]]:
-    """Works in batches: single ones first, so that all workers start at once, then more.
-
-    A batch is full with `largest` works, or as soon as their sources reach `largest_bytes`.
-    """
-    sent = 0
-    batch: list[Work] = []
-    for work in works:
-        batch.append(work)
-        size = sum(work.bytes for work in batch)
-        if len(batch) >= min(largest, 1 + sent // (8 * workers)) or size >= largest_bytes:
-            yield batch
-            sent += len(batch)
-            batch = []
-    if batch:
-        yield batch

@@ -14,7 +14,7 @@ import ray
 
 from cluster.connect import Resources, ray_session
 from pipelines.bulk import (
-    LARGEST_BATCH,
+    BATCHES_AHEAD,
     MAX_ATTEMPTS,
     BulkRun,
     Conductor,
@@ -163,7 +163,8 @@ def test_workers_that_die_cost_nothing_but_time_and_a_deadly_object_is_given_up(
     by_key = {item.key: item.reason or "" for item in rows}
     assert by_key.pop("0023.png") == f"its worker died {MAX_ATTEMPTS} times at it (all)"
     assert all(reason.startswith("done by") for reason in by_key.values())
-    assert len(list(tmp_path.glob("0023.png.*"))) == MAX_ATTEMPTS
+    # Alone, and before that once among others, unless another one ended that worker first.
+    assert len(list(tmp_path.glob("0023.png.*"))) in {MAX_ATTEMPTS, MAX_ATTEMPTS + 1}
 
 
 @pytest.mark.ray
@@ -229,41 +230,59 @@ def test_more_workers_than_the_machines_hold_are_refused() -> None:
         Pool.of(found, workers=(17, 17))
 
 
-def test_the_conductor_lets_the_listing_run_ahead_by_a_window_only() -> None:
-    conductor = Conductor(partial(listing, 3), window=LARGEST_BATCH)
-    assert conductor.admits(LARGEST_BATCH - 1)
-    assert not conductor.admits(LARGEST_BATCH)
-    conductor.totals(finished=1)
-    assert conductor.admits(LARGEST_BATCH)
+def conductor_of(list_works: Callable[[], Iterable[tuple[Work, Verdict]]]) -> Conductor:
+    machine = Resources(cpus=2, gpus=0, smallest_node_cpus=2)
+    return Conductor(list_works, pool=Pool.of(machine))
+
+
+def test_the_conductor_lets_the_listing_run_a_few_batches_ahead() -> None:
+    conductor = conductor_of(partial(listing, 3))
+    assert conductor.admit(0, 0) == "wait"  # the driver hasn't told its plan
+    _, plan = conductor.report(0, ())
+    assert conductor.admit(0, 0) == plan[0][1]
+    assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == "wait"
+    conductor.report(1, plan)
+    assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == plan[0][1]
+
+
+def test_a_conductor_that_begins_again_goes_on_with_the_plan() -> None:
+    first, second = conductor_of(partial(listing, 0)), conductor_of(partial(listing, 0))
+    first.report(0, ())
+    first.admit(0, 0)
+    first.note(1, 10, 0.1)
+    _, plan = first.report(0, ())
+    assert len(plan) == 2
+    second.report(0, plan)
+    assert second.admit(1, 1) == first.admit(1, 1) != first.admit(0, 0)
 
 
 def test_the_conductor_counts_attempts_until_one_ends() -> None:
-    conductor = Conductor(partial(listing, 0), window=1)
+    conductor = conductor_of(partial(listing, 0))
     assert conductor.begin(["a", "b"]) == "new"
     assert conductor.begin(["b", "c"]) == "again"
-    assert [conductor.attempt("b"), conductor.attempt("c")] == [2, 1]
+    assert [conductor.attempt("b"), conductor.attempt("b"), conductor.attempt("c")] == [1, 2, 1]
     conductor.end(["a", "b", "c"])
     assert conductor.begin(["a", "b", "c"]) == "new"
 
 
 def test_a_stopped_conductor_ends_everything() -> None:
-    conductor = Conductor(partial(listing, 0), window=1)
+    conductor = conductor_of(partial(listing, 0))
     conductor.stop("disk full")
     conductor.stop("another")
     assert conductor.stopped() == "disk full"
     assert conductor.begin(["a"]) == "stop"
-    assert conductor.admits(0) is None
+    assert conductor.admit(0, 0) == "end"
 
 
 def test_a_listing_that_fails_is_told_to_whoever_asks() -> None:
     def broken() -> Iterable[tuple[Work, Verdict]]:
         raise OSError("gone")
 
-    conductor = Conductor(broken, window=1)
+    conductor = conductor_of(broken)
 
     def ask() -> None:
         while True:
-            conductor.totals(0)
+            conductor.report(0, ())
 
     with pytest.raises(OSError, match="gone"):
         ask()

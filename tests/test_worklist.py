@@ -1,7 +1,6 @@
-"""From a listing to work: names, resume, sample, batches."""
+"""From a listing to work: names, resume, sample."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.ledger import LedgerRow, RecordedState, rows_to_table
 from pipelines.storage import ObjectInfo
-from pipelines.worklist import Naming, Work, batches, plan_work, resume, sample_evenly
+from pipelines.worklist import Naming, Work, plan_work, resume, sample_evenly
 
 KNOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 SAME = Naming(known=KNOWN)
@@ -164,21 +163,3 @@ def test_a_sample_is_spread_evenly(total: int, count: int) -> None:
     assert len(chosen) == min(count, total)
     gaps = [b - a for a, b in zip([-1, *chosen], [*chosen, total], strict=True)]
     assert max(gaps) <= total // min(count, total) + 1
-
-
-@given(
-    st.lists(st.integers(0, 50), max_size=500),
-    st.integers(1, 5),
-    st.integers(1, 16),
-    st.integers(1, 200),
-)
-def test_batches_keep_all_work_in_order_and_start_small(
-    sizes: list[int], workers: int, largest: int, largest_bytes: int
-) -> None:
-    works = [replace(work(str(number)), bytes=size) for number, size in enumerate(sizes)]
-    made = list(batches(works, workers=workers, largest=largest, largest_bytes=largest_bytes))
-    assert [item for batch in made for item in batch] == works
-    assert all(len(batch) == 1 for batch in made[:workers])
-    assert all(1 <= len(batch) <= largest for batch in made)
-    for batch in made:
-        assert sum(item.bytes for item in batch[:-1]) < largest_bytes
