@@ -415,8 +415,14 @@ class BulkRun:
         context.execution_no_progress_timeout_s = -1
         source = ListingSource(self.list_works, conductor, pool=self.pool, limit=self.limit)
         with DataContext.current(context):
-            # The listing holds no CPU: an actor with all of them would starve it.
-            dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
+            # The listing holds no CPU: an actor with all of them would starve it. The conductor
+            # holds it back, not the engine, which would take two batches ten times a second.
+            dataset = ray.data.read_datasource(
+                source,
+                override_num_blocks=1,
+                num_cpus=0,
+                ray_remote_args={"_generator_backpressure_num_objects": -1},
+            )
             for stage in self.stages:
                 if stage.has_network:
                     dataset = self._in_actors(dataset, stage, conductor)

@@ -17,7 +17,6 @@ from cluster.connect import ray_session
 from parts.contestant import Answer, Contestant, Order, answer_orders
 from parts.figures import Figure, table
 from pipelines.bulk import BulkRun, Pool
-from pipelines.enhance import CPU_BATCH_PX
 from pipelines.ledger import LedgerRow
 from pipelines.worklist import Verdict, Work
 from resnet_core.batching import WindowBatcher
@@ -92,7 +91,7 @@ def steady_slices(
 
 @dataclass(frozen=True)
 class Sleeper:
-    """A worker with one network, which takes SLEEP_S for each batch (one image, as on CPUs)."""
+    """A worker with one network, which takes SLEEP_S for each batch, of one image."""
 
     def __call__(self) -> Callable[[Work], LedgerRow]:
         def run(windows: Sequence[Any]) -> list[tuple[float, float]]:
@@ -100,8 +99,8 @@ class Sleeper:
             time.sleep(SLEEP_S)
             return [(began_s, time.time())] * len(windows)
 
-        batcher, pid = WindowBatcher(run, batch_px=CPU_BATCH_PX), os.getpid()
         window = np.zeros((1, 1, 3), np.uint8)
+        batcher, pid = WindowBatcher(run, batch_px=1), os.getpid()
 
         def process(work: Work) -> LedgerRow:
             ((began_s, ended_s),) = batcher.results([window])
