@@ -48,16 +48,19 @@ from resnet_core.errors import ConfigError
 
 KEYS_BATCH_BYTES = 2**40
 PIXELS_BATCH_BYTES = 8_000_000
-TASKS_IN_FLIGHT = 2
-BATCHES_AHEAD = 3
-"""Of each worker: two in flight and one that is listed."""
+CALLS_AT_ONCE = 2
+"""Batches that a worker has in hand: the next one is read while the last of this one is written."""
+TASKS_IN_FLIGHT = 2 * CALLS_AT_ONCE
+BATCHES_AHEAD = TASKS_IN_FLIGHT + 1
+"""Of each worker: those in flight and one that is listed."""
+LISTED_AT_ONCE = 1000
 MAX_ATTEMPTS = 3
 """Alone, after it was among those that a worker died at."""
-POLL_S = 0.05
-REPORT_EVERY_S = 0.1
+POLL_S = 0.2
+REPORT_EVERY_S = 0.2
 MAX_WORKERS_A_CPU = 8
-CPU_OVERLAP = 4
-GPU_OVERLAP = 16
+OVERLAP = 16
+"""Objects that one worker has in hand at once, to read and write while others compute."""
 
 ListWorks = Callable[[], Iterable[tuple[Work, Verdict]]]
 """Lists the source anew, with what is to be done about each object. Picklable."""
@@ -88,8 +91,6 @@ class Pool:
     gpus: float
     threads: int
     """Threads for computing, in each worker."""
-    overlap: int
-    """Objects that one worker has in hand at once, to read and write while others compute."""
     batch_bytes: int
     """Source bytes in one batch of objects at most, or one object that has more."""
     apart: bool
@@ -119,7 +120,6 @@ class Pool:
             cpus=0.0 if gpus else share,
             gpus=min(1.0, gpus / smallest),
             threads=max(1, int(cpus)),
-            overlap=GPU_OVERLAP if gpus else CPU_OVERLAP,
             batch_bytes=PIXELS_BATCH_BYTES if gpus else KEYS_BATCH_BYTES,
             apart=gpus > 0,
         )
@@ -265,11 +265,11 @@ class ListingSource(Datasource):
 class StageWorker:
     """Runs one stage: an actor's class, or a task's function once made."""
 
-    def __init__(self, stage: Stage, conductor: Any, *, overlap: int) -> None:
+    def __init__(self, stage: Stage, conductor: Any) -> None:
         self._stage = stage
         self._process = stage.build()
         self._conductor = conductor
-        self._overlap = overlap
+        self._threads = ThreadPoolExecutor(OVERLAP)
 
     def __call__(self, table: Table) -> Iterator[Table]:
         for items in unpack(table):
@@ -290,8 +290,7 @@ class StageWorker:
             return
         try:
             if begun == "new":
-                with ThreadPoolExecutor(self._overlap) as pool:
-                    yield from pool.map(self._process, todo)
+                yield from self._threads.map(self._process, todo)
             else:
                 # After a crash one at a time: so only the object at fault is found in work again.
                 yield from map(self._alone, todo)
@@ -312,8 +311,8 @@ class StageWorker:
         return f"{self._stage.name}:{_work(item).key}"
 
 
-def _run_task(table: Table, *, stage: Stage, conductor: Any, overlap: int) -> Iterator[Table]:
-    yield from StageWorker(stage, conductor, overlap=overlap)(table)
+def _run_task(table: Table, *, stage: Stage, conductor: Any) -> Iterator[Table]:
+    yield from StageWorker(stage, conductor)(table)
 
 
 def _work(item: Item) -> Work:
@@ -413,16 +412,14 @@ class BulkRun:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1
+        context.memory_usage_poll_interval_s = None
+        # The conductor holds the listing back; the engine would take two batches of it, ten times
+        # a second (`ray_remote_args`, which also says so, is deprecated).
+        context._max_num_blocks_in_streaming_gen_buffer = LISTED_AT_ONCE  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         source = ListingSource(self.list_works, conductor, pool=self.pool, limit=self.limit)
         with DataContext.current(context):
-            # The listing holds no CPU: an actor with all of them would starve it. The conductor
-            # holds it back, not the engine, which would take two batches ten times a second.
-            dataset = ray.data.read_datasource(
-                source,
-                override_num_blocks=1,
-                num_cpus=0,
-                ray_remote_args={"_generator_backpressure_num_objects": -1},
-            )
+            # The listing holds no CPU: an actor with all of them would starve it.
+            dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
             for stage in self.stages:
                 if stage.has_network:
                     dataset = self._in_actors(dataset, stage, conductor)
@@ -436,13 +433,14 @@ class BulkRun:
         return dataset.map_batches(
             StageWorker,
             fn_constructor_args=(stage, conductor),
-            fn_constructor_kwargs={"overlap": self.pool.overlap},
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 min_size=self.pool.smallest,
                 max_size=self.pool.largest,
                 max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+                max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+                enable_true_multi_threading=True,
             ),
             num_cpus=self.pool.cpus,
             num_gpus=self.pool.gpus,
@@ -453,7 +451,7 @@ class BulkRun:
         self, dataset: ray.data.Dataset, stage: Stage, conductor: Any
     ) -> ray.data.Dataset:
         return dataset.map_batches(
-            partial(_run_task, stage=stage, conductor=conductor, overlap=CPU_OVERLAP),
+            partial(_run_task, stage=stage, conductor=conductor),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=1,

@@ -312,12 +312,13 @@ def _with_ray(order: Order, resources: Resources) -> Answer:
     ours = Resray(resources)
     if order["name"] == "resray":
         return ours.run(order)
+    from pipelines.bulk import OVERLAP  # noqa: PLC0415
     from pipelines.enhance import GPU_BATCH_PX  # noqa: PLC0415
 
     on_gpu = ours.pool.gpus > 0
     return {
         "threads": ours.pool.threads,
-        "overlap": ours.pool.overlap if on_gpu else 1,
+        "overlap": OVERLAP if on_gpu else 1,
         "batch_px": GPU_BATCH_PX if on_gpu else None,
     }
 
