@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
 from resnet_core.losses import LOSSES
+from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
 
 Precision = Literal["float32", "bfloat16"]
@@ -27,6 +28,7 @@ _LOWEST = {
     "seed": 0,
 }
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+_MUON_STATE = ("momentum",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,28 +107,37 @@ class Trainer:
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self._model = wrap(self.network)
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        named = list(self.network.named_parameters())
+        self._kernels = {name for name, p in named if name.startswith("blocks.") and p.ndim == 4}
+        rate = recipe.learning_rate
+        self._optimizers = (
+            Muon([p for name, p in named if name in self._kernels], lr=rate),
+            torch.optim.Adam([p for name, p in named if name not in self._kernels], lr=rate),
+        )
         self._loss = LOSSES[recipe.loss]
         self.step_count = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980) on a worker's share of the batch.
+        """One step on a worker's share of the batch.
 
+        The blocks' kernels are trained by Muon (see `muon`), all else by Adam (Kingma and Ba 2015,
+        arXiv:1412.6980).
         inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss of
         this share before the step, a detached scalar on the device.
         """
         self._model.train()
-        for group in self._optimizer.param_groups:
+        for group in (group for each in self._optimizers for group in each.param_groups):
             group["lr"] = self.learning_rate(self.step_count)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
         ):
             output = self._model(inputs.to(self.device))
         loss = self._loss(output.float(), targets.to(self.device))
-        self._optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         self.step_count += 1
         self._update_average()
         return loss.detach()
@@ -193,8 +204,8 @@ class Trainer:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         for name, parameter in self.network.named_parameters():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"adam.{key}.{name}"] = value
+            for key, value in self._optimizer(name).state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
         tensors["step_count"] = torch.tensor(self.step_count)
         return {
             name: value.detach().to("cpu", copy=True).contiguous()
@@ -204,7 +215,7 @@ class Trainer:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`, a copy. DataError names what is missing or of another shape."""
         expected = self._expected_shapes(
-            with_adam="step_count" in tensors and bool(tensors["step_count"])
+            with_optimizers="step_count" in tensors and bool(tensors["step_count"])
         )
         for name, shape in expected.items():
             if name not in tensors:
@@ -219,20 +230,27 @@ class Trainer:
         self._average = {n: v.to(self.device, copy=True) for n, v in averages.items()}
         self.step_count = int(tensors["step_count"])
         for name, parameter in self.network.named_parameters() if self.step_count else ():
-            moments = {key: tensors[f"adam.{key}.{name}"].clone() for key in _ADAM_STATE}
-            self._optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(self.device)
-                for key, value in moments.items()
+            self._optimizer(name).state[parameter] = {
+                key: tensors[f"optimizer.{key}.{name}"].to(
+                    "cpu" if key == "step" else self.device, copy=True
+                )
+                for key in self._state_keys(name)
             }
 
-    def _expected_shapes(self, *, with_adam: bool) -> dict[str, torch.Size]:
+    def _optimizer(self, name: str) -> torch.optim.Optimizer:
+        return self._optimizers[0 if name in self._kernels else 1]
+
+    def _state_keys(self, name: str) -> tuple[str, ...]:
+        return _MUON_STATE if name in self._kernels else _ADAM_STATE
+
+    def _expected_shapes(self, *, with_optimizers: bool) -> dict[str, torch.Size]:
         shapes = {f"network.{n}": v.shape for n, v in self.network.state_dict().items()}
         shapes |= {f"average.{n}": v.shape for n, v in self._average.items()}
         shapes["step_count"] = torch.Size([])
-        for name, parameter in self.network.named_parameters() if with_adam else ():
-            for key in _ADAM_STATE:
+        for name, parameter in self.network.named_parameters() if with_optimizers else ():
+            for key in self._state_keys(name):
                 shape = torch.Size([]) if key == "step" else parameter.shape
-                shapes[f"adam.{key}.{name}"] = shape
+                shapes[f"optimizer.{key}.{name}"] = shape
         return shapes
 
     def _floats(self) -> dict[str, Tensor]:

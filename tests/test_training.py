@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         Trainer(RECIPE).load_state(other.state())
 
 
-@pytest.mark.parametrize("name", ["step_count", "network.head.bias", "adam.exp_avg.tail.bias"])
+@pytest.mark.parametrize("name", ["step_count", "network.head.bias", "optimizer.exp_avg.tail.bias"])
 def test_a_checkpoint_that_lacks_something_is_refused(name: str) -> None:
     trainer = Trainer(RECIPE)
     run_steps(trainer, 1)

@@ -1,0 +1,61 @@
+"""Muon: gradient descent with a momentum whose step is made orthogonal."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """For kernels (O, I, H, W), each taken as a matrix of O rows.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); steps have the size of Adam's,
+    so that both can share a learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4).
+    """
+
+    def __init__(self, kernels: Iterable[nn.Parameter], *, lr: float) -> None:
+        super().__init__(kernels, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; a closure is refused: there is nothing to search along."""
+        assert closure is None
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for kernel in group["params"]:
+                if kernel.grad is not None:
+                    alike[kernel.shape].append(kernel)
+            for shape, kernels in alike.items():
+                steps = torch.stack([self._momentum(kernel).flatten(1) for kernel in kernels])
+                size = 0.2 * max(steps.shape[1:]) ** 0.5
+                for kernel, step in zip(kernels, orthogonal(steps), strict=True):
+                    kernel.sub_(step.view(shape), alpha=group["lr"] * size)
+
+    def _momentum(self, kernel: nn.Parameter) -> Tensor:
+        """Nesterov's, of a kernel's gradient."""
+        assert kernel.grad is not None
+        state = self.state[kernel]
+        if not state:
+            state["momentum"] = torch.zeros_like(kernel)
+        momentum: Tensor = state["momentum"].lerp_(kernel.grad, 1 - MOMENTUM)
+        return kernel.grad.lerp(momentum, MOMENTUM)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values come to about 0.7 to 1.2.
+
+    matrices: float (N, R, C). A quintic Newton-Schulz iteration, without a decomposition.
+    """
+    a, b, c = _COEFFICIENTS
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
