@@ -350,13 +350,13 @@ class BulkRun:
 
         Raises StoreError after the last row of what was in work if the store is gone.
         """
+        if not self._has_work():
+            return
         conductor: Any = (
             ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Conductor)
         ).remote(self.list_works, pool=self.pool)
         with self._reporting(conductor):
-            while not (self.totals.todo or self.totals.complete):
-                self._wait()
-            for table in self._tables(conductor) if self.totals.todo else ():
+            for table in self._tables(conductor):
                 for row in itertools.chain.from_iterable(unpack(table)):
                     self._finished += 1
                     yield row
@@ -364,12 +364,18 @@ class BulkRun:
             if reason is not None:
                 raise StoreError(reason)
             while not self.totals.complete:
-                self._wait()
+                if self._failure is not None:
+                    raise self._failure
+                time.sleep(POLL_S)
 
-    def _wait(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        time.sleep(POLL_S)
+    def _has_work(self) -> bool:
+        """Whether anything is to be done: a finished job needs no workers, only `totals`."""
+        for work, verdict in self.list_works():
+            self.totals.count(work, verdict)
+            if verdict == "todo":
+                return True
+        self.totals.complete = True
+        return False
 
     def _tables(self, conductor: Any) -> Iterator[Table]:
         yield from self._dataset(conductor).iter_batches(
@@ -383,12 +389,12 @@ class BulkRun:
 
         def report() -> None:
             try:
+                self._report(conductor)
                 while not over.wait(REPORT_EVERY_S):
                     self._report(conductor)
             except Exception as error:  # noqa: BLE001  raised again where the run waits for it
                 self._failure = error
 
-        self._report(conductor)
         thread = threading.Thread(target=report, daemon=True)
         thread.start()
         try:
