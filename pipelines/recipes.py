@@ -14,9 +14,9 @@ from resnet_core.training import TrainingRecipe
 def super_resolution(scale: int) -> TrainingRecipe:
     """Enlargement of clean photographs.
 
-    EDSR (Lim et al. 2017, arXiv:1707.02921, sec. 4.2) for loss, batch, augmentation and Adam; half
-    a cosine instead of its steps, for a schedule that ends when the time does; kernels that are
-    wider while they train (ECBSR, Zhang et al. 2021, sec. 3.2).
+    EDSR (Lim et al. 2017, arXiv:1707.02921, sec. 4.2) for loss, batch and augmentation; half a
+    cosine instead of its steps, for a schedule that ends when the time does; kernels that are wider
+    while they train (ECBSR, Zhang et al. 2021, sec. 3.2).
     """
     return TrainingRecipe(
         name=f"sr-x{scale}",

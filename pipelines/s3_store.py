@@ -9,17 +9,15 @@ import email.header
 import functools
 import heapq
 import itertools
-import queue
 import random
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 import obstore
@@ -27,16 +25,14 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004  it isn't the built-in one
-    HTTPClientError,
     IncompleteReadError,
-    ParamValidationError,
-    ReadTimeoutError,
 )
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import BaseError, GenericError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import S3Store as FastStore
 
+from pipelines.list_ahead import list_ahead
+from pipelines.s3_failures import STALL_S, DeniedError, Failure, MissingError
 from pipelines.storage import RESERVED, RETRY_FOR_S, Blob, ObjectInfo, StoreError, UserMetadata
 from resnet_core.errors import DataError
 
@@ -48,14 +44,8 @@ FIRST_CONTACT_S = 10.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 CONNECT_S = 5.0
-STALL_S = 20.0
-"""How long a store may be silent within one request."""
 LARGE_BYTES = 2 * 1024**2
 """Larger ones are written by boto3: to obstore, a store that still receives is a silent one."""
-
-LISTED_AT_ONCE = 8
-PAGES_AHEAD = 8
-HELD_ENTRIES = 10_000
 
 WRITE_TEST_KEY = f"{RESERVED}/write-test"
 
@@ -121,7 +111,7 @@ class S3Store:
             if len(first) != 1 or isinstance(first[0], ObjectInfo):
                 break
             base = first[0]
-        yield from _ahead(itertools.chain(first, entries), walk)
+        yield from list_ahead(itertools.chain(first, entries), walk)
 
     def _lists_by_folder(self, base: str) -> bool:
         """SeaweedFS sorts names within each folder, so "a/b" before "a-b", unlike S3."""
@@ -197,7 +187,7 @@ class S3Store:
 
         try:
             return self._tried(ask, f"{key}: can't be read")
-        except _MissingError:
+        except MissingError:
             return ObjectInfo(key=key, bytes=0, etag="", problem="no such object", is_error=True)
 
     def get(self, key: str) -> Blob:
@@ -215,9 +205,9 @@ class S3Store:
 
         try:
             return self._tried(read, f"{key}: can't be read")
-        except _MissingError as error:
+        except MissingError as error:
             raise DataError(f"{key}: no such object: it vanished since it was listed") from error
-        except _DeniedError as error:
+        except DeniedError as error:
             # A single object may have an owner or a key of its own; then the others can be listed.
             self.check_readable()
             raise DataError(str(error)) from error
@@ -288,9 +278,9 @@ class S3Store:
             try:
                 return operation(_clients_of(self.bucket))
             except (BaseError, FileNotFoundError, BotoCoreError, ClientError) as error:
-                failure = _Failure.of(error)
+                failure = Failure.of(error)
                 if not failure.may_pass or time.monotonic() + pause_s > give_up_s:
-                    raise failure.as_error(what, self) from error
+                    raise failure.as_error(what, retry_for_s=self.retry_for_s) from error
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  spreads the workers
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -432,197 +422,3 @@ def _ascii(value: str) -> str:
 def _unicode(value: str) -> str:
     """A metadata value that a store gave as raw UTF-8, which boto3 reads as Latin-1."""
     return value.encode("latin-1", "replace").decode("utf-8", "replace")
-
-
-def _ahead(
-    entries: Iterable[ObjectInfo | str], walk: Callable[[str], Iterator[list[ObjectInfo]]]
-) -> Iterator[ObjectInfo]:
-    """Objects, and what `walk` finds under prefixes, in order; several prefixes at once."""
-    held: deque[ObjectInfo | _Stream] = deque()
-    streams = 0
-    try:
-        for entry in entries:
-            if isinstance(entry, ObjectInfo):
-                held.append(entry)
-            else:
-                held.append(_Stream(walk(entry)))
-                streams += 1
-            while held and (
-                isinstance(held[0], ObjectInfo)
-                or streams >= LISTED_AT_ONCE
-                or len(held) >= HELD_ENTRIES
-            ):
-                streams -= isinstance(held[0], _Stream)
-                yield from _objects(held[0])
-                held.popleft()
-        while held:
-            yield from _objects(held[0])
-            held.popleft()
-    finally:
-        for item in held:
-            if isinstance(item, _Stream):
-                item.stop()
-
-
-def _objects(item: "ObjectInfo | _Stream") -> "Iterable[ObjectInfo]":
-    return (item,) if isinstance(item, ObjectInfo) else item.objects()
-
-
-class _Stream:
-    """Pages read ahead by a thread of their own, PAGES_AHEAD at most."""
-
-    def __init__(self, pages: Iterator[list[ObjectInfo]]) -> None:
-        self._pages = pages
-        self._ready: queue.Queue[list[ObjectInfo] | BaseException | None] = queue.Queue(PAGES_AHEAD)
-        self._stopped = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def objects(self) -> Iterator[ObjectInfo]:
-        while (page := self._ready.get()) is not None:
-            if isinstance(page, BaseException):
-                raise page
-            yield from page
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _read(self) -> None:
-        try:
-            for page in self._pages:
-                self._offer(page)
-                if self._stopped.is_set():
-                    return
-        except BaseException as error:  # noqa: BLE001  raised again where it is awaited
-            self._offer(error)
-        self._offer(None)
-
-    def _offer(self, page: list[ObjectInfo] | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._ready.put(page, timeout=0.2)
-            except queue.Full:
-                continue
-            return
-
-
-class _MissingError(DataError):
-    """There is no such object."""
-
-
-class _DeniedError(StoreError):
-    """The credentials are good, but may not do this."""
-
-
-_KEYS_CURE = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-_NEW_CURE = "take new credentials, and the same command goes on"
-_CURES = {
-    "NoSuchBucket": "make the bucket, or check its name and AWS_ENDPOINT_URL",
-    "InvalidBucketName": "check the bucket's name",
-    "AllAccessDisabled": "ask the owner of the bucket",
-    "PermanentRedirect": "set AWS_REGION to the bucket's region",
-    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
-    "IllegalLocationConstraintException": "set AWS_REGION to the bucket's region",
-    "ExpiredToken": _NEW_CURE,
-    "ExpiredTokenException": _NEW_CURE,
-    "TokenRefreshRequired": _NEW_CURE,
-    "InvalidToken": _NEW_CURE,
-    "InvalidAccessKeyId": _KEYS_CURE,
-    "SignatureDoesNotMatch": _KEYS_CURE,
-    "RequestTimeTooSkewed": "set the clock of this machine",
-}
-"""What the user can do about answers that concern the store and not one object."""
-_PASSING = frozenset(
-    [
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "IncompleteBody",
-        "BadDigest",
-        "XAmzContentSHA256Mismatch",
-        "OperationAborted",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-    ]
-)
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-_FULL_STATUS = 507
-
-_Concern = Literal["store", "denied", "object", "missing"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Failure:
-    """What went wrong with one request, whichever client sent it."""
-
-    words: str
-    concern: _Concern
-    may_pass: bool = False
-    cure: str = ""
-
-    def as_error(self, what: str, store: S3Store) -> DataError:
-        if self.concern == "missing":
-            return _MissingError(f"{what}: no such object")
-        tried = f", tried for {store.retry_for_s:.0f} s" if self.may_pass else ""
-        if self.concern == "object":
-            return DataError(f"{what}: {self.words}{tried}")
-        cure = f"; {self.cure}" if self.cure else ""
-        kind = _DeniedError if self.concern == "denied" else StoreError
-        return kind(f"{what}: {self.words}{tried}{cure}")
-
-    @classmethod
-    def of(cls, error: Exception) -> "_Failure":
-        if isinstance(error, ClientError):
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            told = error.response.get("Error", {})
-            return cls._of_answer(status, told.get("Code", ""), told.get("Message", ""))
-        if isinstance(error, BotoCoreError):
-            return cls._of_boto(error)
-        told, _, details = str(error).partition("\n\nDebug source")
-        if status := re.search(r"status code: (\d{3})", told):
-            code = re.search(r"<Code>(.*?)</Code>", told, re.DOTALL)
-            message = re.search(r"<Message>(.*?)</Message>", told, re.DOTALL)
-            return cls._of_answer(
-                int(status[1]), code[1] if code else "", message[1] if message else ""
-            )
-        if isinstance(error, UnauthenticatedError):
-            return cls(words=" ".join(told.split()), concern="store", may_pass=True)
-        if "HTTP error" not in told:
-            return cls(words=" ".join(told.split()), concern="object")
-        return cls._of_silence(
-            no_way="kind: Connect," in details, too_late="kind: Timeout" in details
-        )
-
-    @classmethod
-    def _of_boto(cls, error: BotoCoreError) -> "_Failure":
-        if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError):
-            return cls._of_silence(
-                no_way=isinstance(error, ConnectionError),
-                too_late=isinstance(error, ReadTimeoutError),
-            )
-        concern: _Concern = "object" if isinstance(error, ParamValidationError) else "store"
-        return cls(words=" ".join(str(error).split()), concern=concern)
-
-    @classmethod
-    def _of_silence(cls, *, no_way: bool, too_late: bool) -> "_Failure":
-        if no_way:
-            cure = "check the network and AWS_ENDPOINT_URL"
-            words = "the store can't be reached"
-            return cls(words=words, concern="store", may_pass=True, cure=cure)
-        words = f"no answer within {STALL_S:g} s" if too_late else "the connection broke"
-        return cls(words=words, concern="object", may_pass=True)
-
-    @classmethod
-    def _of_answer(cls, status: int, code: str, message: str) -> "_Failure":
-        is_named = bool(code) and not code.isdigit()
-        words = f"{code}: {message}".strip(" :.") if is_named else f"status {status}"
-        words = " ".join(words.split())
-        if code in _PASSING or status in _PASSING_STATUS:
-            return cls(words=words, concern="object", may_pass=True)
-        if code in _CURES:
-            return cls(words=words, concern="store", cure=_CURES[code])
-        if status in {401, 403} and code != "InvalidObjectState":
-            return cls(words=words, concern="denied", cure="these credentials may not do this")
-        if status == _FULL_STATUS:
-            return cls(words=words, concern="store", cure="make room")
-        return cls(words=words, concern="missing" if status == 404 else "object")

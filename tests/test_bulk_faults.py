@@ -37,7 +37,7 @@ from test_enhance import ROOT, Places, contents, image
 from weights_for_tests import write_weights
 
 from cluster.connect import Resources, ray_session
-from pipelines import bulk, s3_store
+from pipelines import bulk, s3_failures
 from pipelines.cli import main
 from pipelines.enhance import CPU_BATCH_PX, MEMORY_PX
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker
@@ -315,7 +315,7 @@ def test_what_passes_is_waited_for(board: Board, tmp_path: Path) -> None:
         return ask()
 
     board.proxy.counts.clear()
-    board.proxy.faults = replace(often, stall_every=17, stall_s=s3_store.STALL_S)
+    board.proxy.faults = replace(often, stall_every=17, stall_s=s3_failures.STALL_S)
     board.serve = serve
     assert run(places) == 0
     assert board.proxy.counts["stall"] == 1

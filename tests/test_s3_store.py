@@ -23,7 +23,7 @@ from object_store_for_tests import (
     use_store,
 )
 
-from pipelines import s3_store
+from pipelines import list_ahead, s3_failures, s3_store
 from pipelines.s3_store import S3Store
 from pipelines.storage import ObjectInfo, StoreError, open_source
 from resnet_core.errors import DataError
@@ -155,14 +155,14 @@ def test_a_listing_that_is_left_leaves_no_threads(
 
 
 def test_what_is_listed_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_store, "LISTED_AT_ONCE", 2)
+    monkeypatch.setattr(list_ahead, "LISTED_AT_ONCE", 2)
     asked: list[str] = []
 
     def walk(prefix: str) -> Iterator[list[ObjectInfo]]:
         asked.append(prefix)
         yield [ObjectInfo(key=prefix, bytes=1, etag="")]
 
-    listing = s3_store._ahead((f"{number:03d}/" for number in range(100)), walk)
+    listing = list_ahead.list_ahead((f"{number:03d}/" for number in range(100)), walk)
     assert next(listing).key == "000/"
     time.sleep(0.2)
     assert len(asked) <= 2
@@ -252,7 +252,8 @@ FAULTS = [
 def test_what_may_pass_is_tried_again(
     store: S3Store, proxy: FaultProxy, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_store, "STALL_S", 0.5)
+    for module in (s3_store, s3_failures):
+        monkeypatch.setattr(module, "STALL_S", 0.5)
     monkeypatch.setattr(s3_store, "LARGE_BYTES", 60_000)
     data = {"small": bytes(range(256)) * 200, "large": bytes(range(256)) * 300}
     proxy.faults = faults
@@ -296,7 +297,8 @@ def test_what_does_not_pass_concerns_its_object_alone(
     faults: Faults,
     message: str,
 ) -> None:
-    monkeypatch.setattr(s3_store, "STALL_S", 0.5)
+    for module in (s3_store, s3_failures):
+        monkeypatch.setattr(module, "STALL_S", 0.5)
     hasty = replace(store, retry_for_s=0.0)
     proxy.faults = faults
     with pytest.raises(DataError, match=f"can't be written: {message}") as caught:
