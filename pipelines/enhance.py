@@ -18,15 +18,8 @@ from typing import TYPE_CHECKING
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
-from pipelines.report import (
-    Estimate,
-    WeightsCard,
-    format_bytes,
-    format_count,
-    format_duration,
-    format_figure,
-    render_enhance_report,
-)
+from pipelines.quantities import format_bytes, format_count, format_duration, format_figure
+from pipelines.report import Estimate, WeightsCard, render_enhance_report
 from pipelines.selection import Selection
 from pipelines.storage import (
     RESERVED,

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pipelines.ledger import LedgerRow, Status
-from pipelines.report import format_bytes
+from pipelines.quantities import format_bytes
 from pipelines.storage import Blob, Source, Store, StoreError
 from pipelines.worklist import Naming, Work
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings, Precision

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
-from pipelines.report import format_count, format_duration, format_figure
+from pipelines.quantities import format_count, format_duration, format_figure
 
 TERMINAL_INTERVAL_S = 0.2
 PLAIN_INTERVAL_S = 30.0

@@ -43,8 +43,8 @@ from safetensors.torch import load_file, save_file
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources, ray_session
 from pipelines.photographs import PreparedData, prepare
+from pipelines.quantities import format_duration
 from pipelines.recipes import RECIPES, build_recipe, describe_fields
-from pipelines.report import format_duration
 from resnet_core.degradation import degrade, describe
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.metrics import psnr_y, ssim_y
