@@ -27,7 +27,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,7 +41,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
 from pipelines.ledger import LedgerRow, Table
-from pipelines.pacing import Limits, Pace, Plan
+from pipelines.pacing import Costs, Limits, Plan
 from pipelines.storage import StoreError
 from pipelines.worklist import Verdict, Work
 from resnet_core.errors import ConfigError
@@ -55,9 +55,10 @@ BATCHES_AHEAD = TASKS_IN_FLIGHT + 1
 """Of each worker: those in flight and one that is listed."""
 LISTED_AT_ONCE = 1000
 MAX_ATTEMPTS = 3
-"""Alone, after it was among those that a worker died at."""
+"""With no other that may be at fault, after it was among those that a worker died at."""
 POLL_S = 0.2
 REPORT_EVERY_S = 0.2
+REPORT_WITHIN_S = 2.0
 MAX_WORKERS_A_CPU = 8
 OVERLAP = 16
 """Objects that one worker has in hand at once, to read and write while others compute."""
@@ -66,7 +67,14 @@ ListWorks = Callable[[], Iterable[tuple[Work, Verdict]]]
 """Lists the source anew, with what is to be done about each object. Picklable."""
 
 Item = Any
-"""A Work, what a stage makes of it (with its `work`), or a LedgerRow, which is done."""
+"""A Work, what a stage makes of it (with its `work`), a LedgerRow, which is done, or Stopped."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """In the place of what was not begun: why the run can't go on."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +162,15 @@ class Conductor:
 
     def __init__(self, list_works: ListWorks, *, pool: Pool) -> None:
         self._batches_ahead = BATCHES_AHEAD * pool.largest
-        self._pace = Pace(largest_bytes=pool.batch_bytes)
-        self._finished: int | None = None
+        self._largest_bytes = pool.batch_bytes
+        self._costs = Costs()
+        self._finished = 0
+        self._plan: Plan | None = None
+        self._admitted = 0
         self._attempts: dict[str, int] = {}
         self._totals = Totals()
         self._error: Exception | None = None
-        self._stopped: str | None = None
+        self._stopped: Stopped | None = None
         threading.Thread(target=self._survey, args=(list_works,), daemon=True).start()
 
     def _survey(self, list_works: ListWorks) -> None:
@@ -171,35 +182,35 @@ class Conductor:
             self._error = error
 
     def report(self, finished: int, plan: Plan) -> tuple[Totals, Plan]:
-        """Take note of what the driver has, results and plan, and give the newest."""
-        self._finished = finished
-        if len(plan) > len(self._pace.plan):
-            self._pace.plan = plan
+        """Take note of what the driver has, results and plan; give the totals and a newer plan."""
+        self._finished, self._plan = finished, plan
         if self._error is not None:
             raise self._error
-        return replace(self._totals), self._pace.plan
+        complete = self._totals.complete  # before the counts, which another thread goes on with
+        wanted = self._costs.limits(largest_bytes=self._largest_bytes)
+        newer = plan.moved(wanted, horizon=self._admitted + self._batches_ahead)
+        return replace(self._totals, complete=complete), newer
 
     def stop(self, reason: str) -> None:
         """The run can't go on: nothing more is begun. The first reason counts."""
-        self._stopped = self._stopped or reason
-
-    def stopped(self) -> str | None:
-        return self._stopped
+        self._stopped = self._stopped or Stopped(reason)
 
     def admit(self, number: int, listed: int) -> Limits | Literal["wait", "end"]:
         """Of batch `number`, behind `listed` objects."""
         if self._stopped:
             return "end"
-        if self._finished is None:
+        if self._plan is None or number >= self._plan.horizon:
             return "wait"
-        limits = self._pace.limits(number)
-        ahead = limits.objects * self._batches_ahead
-        return limits if listed < self._finished + ahead else "wait"
+        limits = self._plan.limits(number)
+        if listed >= self._finished + limits.objects * self._batches_ahead:
+            return "wait"
+        self._admitted = max(self._admitted, number + 1)
+        return limits
 
-    def begin(self, keys: Sequence[str]) -> Literal["new", "again", "stop"]:
+    def begin(self, keys: Sequence[str]) -> Literal["new", "again"] | Stopped:
         """Take note that a worker starts on objects; `again` if one of them ended a worker."""
         if self._stopped:
-            return "stop"
+            return self._stopped
         if any(key in self._attempts for key in keys):
             return "again"
         self._attempts.update(dict.fromkeys(keys, 0))
@@ -216,7 +227,7 @@ class Conductor:
 
     def note(self, objects: int, source_bytes: int, seconds: float) -> None:
         """Take note of what a batch cost."""
-        self._pace.note(objects=objects, source_bytes=source_bytes, seconds=seconds)
+        self._costs.note(objects=objects, source_bytes=source_bytes, seconds=seconds)
 
 
 class ListingSource(Datasource):
@@ -270,11 +281,12 @@ class StageWorker:
         self._process = stage.build()
         self._conductor = conductor
         self._threads = ThreadPoolExecutor(OVERLAP)
+        self._one_alone = threading.Lock()
 
     def __call__(self, table: Table) -> Iterator[Table]:
         for items in unpack(table):
-            done = [item for item in items if isinstance(item, LedgerRow)]
-            todo = [item for item in items if not isinstance(item, LedgerRow)]
+            done = [item for item in items if isinstance(item, LedgerRow | Stopped)]
+            todo = [item for item in items if not isinstance(item, LedgerRow | Stopped)]
             keys = [self._mark(item) for item in todo]
             began_s = time.monotonic()
             results = pack([*done, *self._results(todo, keys)])
@@ -286,16 +298,38 @@ class StageWorker:
 
     def _results(self, todo: Sequence[Item], keys: Sequence[str]) -> Iterator[Item]:
         begun = _get(self._conductor.begin.remote(keys))
-        if begun == "stop":
-            return
+        if isinstance(begun, Stopped):
+            yield begun
+        elif begun == "new":
+            yield from self._together(todo)
+        else:
+            yield from self._one_by_one(todo)
+
+    def _together(self, todo: Sequence[Item]) -> Iterator[Item]:
+        """Where the store is gone, what was in work still comes."""
+        futures = [self._threads.submit(self._process, item) for item in todo]
+        for future in futures:
+            try:
+                yield future.result()
+            except CancelledError:
+                continue
+            except StoreError as error:
+                yield self._stop(error)
+                for each in futures:
+                    each.cancel()
+
+    def _one_by_one(self, todo: Sequence[Item]) -> Iterator[Item]:
+        """After a crash: so only the object at fault is found in work again."""
         try:
-            if begun == "new":
-                yield from self._threads.map(self._process, todo)
-            else:
-                # After a crash one at a time: so only the object at fault is found in work again.
-                yield from map(self._alone, todo)
+            for item in todo:
+                with self._one_alone:
+                    yield self._alone(item)
         except StoreError as error:
-            _get(self._conductor.stop.remote(str(error)))
+            yield self._stop(error)
+
+    def _stop(self, error: StoreError) -> Stopped:
+        _get(self._conductor.stop.remote(str(error)))
+        return Stopped(str(error))
 
     def _alone(self, item: Item) -> Item:
         mark = self._mark(item)
@@ -342,8 +376,12 @@ class BulkRun:
     verbose: bool = False
     totals: Totals = field(default_factory=Totals)
     _finished: int = 0
-    _plan: Plan = ()
+    _stopped: Stopped | None = None
     _failure: Exception | None = None
+
+    def __post_init__(self) -> None:
+        ahead = BATCHES_AHEAD * self.pool.largest
+        self._plan = Plan.first(largest_bytes=self.pool.batch_bytes, ahead=ahead)
 
     def rows(self) -> Iterator[LedgerRow]:
         """One row for each object, as soon as it is done, in no particular order.
@@ -357,16 +395,24 @@ class BulkRun:
         ).remote(self.list_works, pool=self.pool)
         with self._reporting(conductor):
             for table in self._tables(conductor):
-                for row in itertools.chain.from_iterable(unpack(table)):
+                for item in itertools.chain.from_iterable(unpack(table)):
+                    if isinstance(item, Stopped):
+                        self._stopped = self._stopped or item
+                        # Again, to one that was started anew since.
+                        conductor.stop.remote(item.reason)
+                        continue
                     self._finished += 1
-                    yield row
-            reason = _get(conductor.stopped.remote())
-            if reason is not None:
-                raise StoreError(reason)
-            while not self.totals.complete:
-                if self._failure is not None:
-                    raise self._failure
+                    yield item
+            while not (self.totals.complete or self._stopped or self._failure or self._is_enough):
                 time.sleep(POLL_S)
+        if self._failure is not None:
+            raise self._failure
+        if self._stopped is not None:
+            raise StoreError(self._stopped.reason)
+
+    @property
+    def _is_enough(self) -> bool:
+        return self._finished == self.limit
 
     def _has_work(self) -> bool:
         """Whether anything is to be done: a finished job needs no workers, only `totals`."""
@@ -394,6 +440,7 @@ class BulkRun:
                     self._report(conductor)
             except Exception as error:  # noqa: BLE001  raised again where the run waits for it
                 self._failure = error
+                conductor.stop.remote(str(error))
 
         thread = threading.Thread(target=report, daemon=True)
         thread.start()
@@ -401,7 +448,7 @@ class BulkRun:
             yield
         finally:
             over.set()
-            thread.join()
+            thread.join(REPORT_WITHIN_S)
 
     def _report(self, conductor: Any) -> None:
         totals, self._plan = _get(conductor.report.remote(self._finished, self._plan))

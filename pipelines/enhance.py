@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
@@ -349,6 +349,8 @@ class _Command:
     def _finish(
         self, totals: "Totals", summary: RunSummary, clock: Clock, duration_s: float
     ) -> int:
+        if not totals.complete:  # a limit was reached before all was counted
+            totals = replace(totals, done=0, failed_before=0)
         if totals.objects == 0:
             raise _nothing(self.args.source)
         if summary.ok + summary.failed + totals.done + totals.failed_before == 0:

@@ -135,8 +135,8 @@ def current_state(store: Store) -> dict[str, LedgerRow]:
 class LedgerWriter:
     """Appends rows to the ledger of a destination, as the next run after those recorded.
 
-    A row is safe on disk FLUSH_INTERVAL_S or FLUSH_ROWS after it was added, or at the end of the
-    `with` block, however it ends.
+    A row is safe on disk with the first row that comes FLUSH_INTERVAL_S or more after the last
+    flush, after FLUSH_ROWS, or at the end of the `with` block, however it ends.
     """
 
     def __init__(self, store: Store, *, part_rows: int = PART_ROWS) -> None:

@@ -5,8 +5,8 @@ and what a worker has in hand is lost with it, so those of slow ones must be sma
 costs is known only when the first are done, and changes along a listing.
 
 A listing that is begun again, because its process died, must give the same batches: the engine
-skips as many as it has. So limits are never changed for a batch that may have been given out; the
-changes are kept, a few in a run.
+skips as many as it has. So the driver keeps the plan, and a change begins only behind the horizon,
+up to which batches may have been listed: no batch behind it is, before the driver moves it.
 """
 
 import itertools
@@ -17,7 +17,6 @@ from pipelines.worklist import Work
 
 BATCH_S = 2.0
 LARGEST_BATCH = 500
-WORTH_A_CHANGE = 1.5
 _MEMORY = 0.9
 """Share of what was learnt that stays when the next batch is noted."""
 
@@ -40,48 +39,64 @@ class Limits:
                 break
         return batch
 
+    def is_near(self, other: "Limits") -> bool:
+        """Whether a change from one to the other isn't worth it."""
+        pairs = ((self.objects, other.objects), (self.bytes, other.bytes))
+        return all(max(pair) <= 1.5 * min(pair) + 1 for pair in pairs)
 
-Plan = tuple[tuple[int, Limits], ...]
-"""From which batch on, counted from 0, there are which limits; the first from 0."""
 
+@dataclass(kw_only=True)
+class Costs:
+    """What objects cost lately."""
 
-class Pace:
-    """The limits of each batch of a run, from what earlier ones cost. `largest_bytes`: at most."""
-
-    def __init__(self, *, largest_bytes: int) -> None:
-        self._largest_bytes = largest_bytes
-        self._next = 0
-        self._objects = self._bytes = self._seconds = 0.0
-        self.plan: Plan = ((0, Limits(objects=1, bytes=largest_bytes)),)
-
-    def limits(self, number: int) -> Limits:
-        """Of batch `number`, which counts as given out."""
-        self._next = max(self._next, number + 1)
-        return next(limits for first, limits in reversed(self.plan) if first <= number)
+    objects: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
 
     def note(self, *, objects: int, source_bytes: int, seconds: float) -> None:
         """A worker took `seconds` for a batch of `objects`."""
-        self._objects = _MEMORY * self._objects + objects
-        self._bytes = _MEMORY * self._bytes + source_bytes
-        self._seconds = _MEMORY * self._seconds + seconds
-        batches = BATCH_S / max(self._seconds, 1e-9)
-        wanted = Limits(
-            objects=_within(batches * self._objects, LARGEST_BATCH),
-            bytes=_within(batches * self._bytes, self._largest_bytes),
-        )
-        if _differ(wanted.objects, self.plan[-1][1].objects) or _differ(
-            wanted.bytes, self.plan[-1][1].bytes
-        ):
-            self._change(wanted)
+        self.objects = _MEMORY * self.objects + objects
+        self.bytes = _MEMORY * self.bytes + source_bytes
+        self.seconds = _MEMORY * self.seconds + seconds
 
-    def _change(self, limits: Limits) -> None:
-        kept = self.plan if self.plan[-1][0] < self._next else self.plan[:-1]
-        self.plan = (*kept, (self._next, limits))
+    def limits(self, *, largest_bytes: int) -> Limits | None:
+        """Of a batch that takes BATCH_S, as far as the largest; None if nothing was noted."""
+        if self.objects == 0:
+            return None
+        batches = BATCH_S / max(self.seconds, 1e-9)
+        return Limits(
+            objects=_within(batches * self.objects, LARGEST_BATCH),
+            bytes=_within(batches * self.bytes, largest_bytes) if self.bytes else largest_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The limits of every batch below the horizon; the last ones go on behind it.
+
+    `changes`: from which batch on, counted from 0, there are which limits.
+    """
+
+    changes: tuple[tuple[int, Limits], ...]
+    horizon: int
+
+    @classmethod
+    def first(cls, *, largest_bytes: int, ahead: int) -> "Plan":
+        """Single objects, so that all workers start at once, for `ahead` batches."""
+        return cls(changes=((0, Limits(objects=1, bytes=largest_bytes)),), horizon=ahead)
+
+    def limits(self, number: int) -> Limits:
+        """Of batch `number`."""
+        return next(limits for first, limits in reversed(self.changes) if first <= number)
+
+    def moved(self, wanted: Limits | None, *, horizon: int) -> "Plan":
+        """The horizon further on, never back, and from the old one the limits that are wanted."""
+        changes = self.changes
+        if wanted is not None and not wanted.is_near(changes[-1][1]):
+            kept = changes if changes[-1][0] < self.horizon else changes[:-1]
+            changes = (*kept, (self.horizon, wanted))
+        return Plan(changes=changes, horizon=max(self.horizon, horizon))
 
 
 def _within(value: float, most: int) -> int:
     return max(1, min(round(value), most))
-
-
-def _differ(one: int, other: int) -> bool:
-    return max(one, other) > WORTH_A_CHANGE * min(one, other)

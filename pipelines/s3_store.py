@@ -189,7 +189,11 @@ class S3Store:
         try:
             return self._tried(ask, f"{key}: can't be read")
         except MissingError:
-            return ObjectInfo(key=key, bytes=0, etag="", problem="no such object", is_error=True)
+            problem = "no such object"
+        except DeniedError as error:
+            self.check_readable()
+            problem = str(error)
+        return ObjectInfo(key=key, bytes=0, etag="", problem=problem, is_error=True)
 
     def get(self, key: str) -> Blob:
         full = self._full(key)

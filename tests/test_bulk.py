@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,11 +22,13 @@ from pipelines.bulk import (
     Conductor,
     Pool,
     Stage,
+    Stopped,
     Totals,
     pack,
     unpack,
 )
 from pipelines.ledger import LedgerRow
+from pipelines.pacing import Plan
 from pipelines.storage import StoreError
 from pipelines.worklist import Verdict, Work
 from resnet_core.errors import ConfigError
@@ -56,12 +60,14 @@ def row(item: Work, reason: str) -> LedgerRow:
 class Fake:
     """Says who did it. Dies at each of `deadly` as often as the folder has no note of it yet.
 
-    The store is gone at `gone`.
+    The store is gone at `gone`; `slow` takes a second, all others `pause_s`.
     """
 
     notes: Path
     deadly: tuple[tuple[str, int], ...] = ()
     gone: str = ""
+    slow: str = ""
+    pause_s: float = 0.0
 
     def __call__(self, item: Work | SimpleNamespace) -> LedgerRow:
         key = item.key if isinstance(item, Work) else item.work.key
@@ -70,6 +76,7 @@ class Fake:
             if deadly == key and deaths < times:
                 (self.notes / f"{key}.{deaths}").touch()
                 os._exit(1)
+        time.sleep(1.0 if key == self.slow else self.pause_s)
         if key == self.gone:
             raise StoreError("no space left on device")
         work, by = (item, os.getpid()) if isinstance(item, Work) else (item.work, item.by)
@@ -104,6 +111,16 @@ class Fake:
             stage("network", lambda half: SimpleNamespace(work=half.work, by=os.getpid())),
             stage("write", lambda half: row(half.work, f"done by {half.by}")),
         ]
+
+
+class FailsInConductor:
+    """A listing that goes on for long, and fails in the process that counts it."""
+
+    def __call__(self) -> Iterator[tuple[Work, Verdict]]:
+        yield from listing(100)
+        if "_survey" in threading.current_thread().name:
+            raise OSError("the listing broke")
+        yield from listing(100_000)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +200,28 @@ def test_stages_apart_give_one_row_for_each_object_whichever_dies(
 
 
 @pytest.mark.ray
+def test_an_object_that_is_slow_while_another_is_deadly_is_done(
+    resources: Resources, tmp_path: Path
+) -> None:
+    fake = Fake(tmp_path, deadly=(("0001.png", 99),), slow="0000.png")
+    by_key = {
+        item.key: item.reason or "" for item in start(fake.fused(), Pool.of(resources), 2).rows()
+    }
+    assert by_key["0000.png"].startswith("done by")
+    assert by_key["0001.png"] == f"its worker died {MAX_ATTEMPTS} times at it (all)"
+
+
+@pytest.mark.ray
+def test_a_count_of_the_listing_that_fails_ends_the_run(
+    resources: Resources, tmp_path: Path
+) -> None:
+    bulk = start(Fake(tmp_path, pause_s=0.02).fused(), Pool.of(resources), 0)
+    bulk.list_works = FailsInConductor()
+    with pytest.raises(Exception, match="the listing broke"):
+        list(bulk.rows())
+
+
+@pytest.mark.ray
 def test_a_store_that_is_gone_ends_the_run_after_what_was_done(
     resources: Resources, tmp_path: Path
 ) -> None:
@@ -235,25 +274,37 @@ def conductor_of(list_works: Callable[[], Iterable[tuple[Work, Verdict]]]) -> Co
     return Conductor(list_works, pool=Pool.of(machine))
 
 
+PLAN = Plan.first(largest_bytes=10**12, ahead=BATCHES_AHEAD)
+
+
 def test_the_conductor_lets_the_listing_run_a_few_batches_ahead() -> None:
     conductor = conductor_of(partial(listing, 3))
     assert conductor.admit(0, 0) == "wait"  # the driver hasn't told its plan
-    _, plan = conductor.report(0, ())
-    assert conductor.admit(0, 0) == plan[0][1]
+    conductor.report(0, PLAN)
+    for number in range(BATCHES_AHEAD):
+        assert conductor.admit(number, number) == PLAN.limits(0)
     assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == "wait"
+    _, plan = conductor.report(1, PLAN)
+    assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == "wait"  # not within its horizon yet
     conductor.report(1, plan)
-    assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == plan[0][1]
+    assert conductor.admit(BATCHES_AHEAD, BATCHES_AHEAD) == PLAN.limits(0)
 
 
-def test_a_conductor_that_begins_again_goes_on_with_the_plan() -> None:
-    first, second = conductor_of(partial(listing, 0)), conductor_of(partial(listing, 0))
-    first.report(0, ())
+def test_a_conductor_that_begins_again_gives_the_batches_of_the_first() -> None:
+    first = conductor_of(partial(listing, 0))
+    first.report(0, PLAN)
     first.admit(0, 0)
     first.note(1, 10, 0.1)
-    _, plan = first.report(0, ())
-    assert len(plan) == 2
+    _, plan = first.report(0, PLAN)
+    first.report(0, plan)
+    given = [first.admit(number, 0) for number in range(plan.horizon)]
+    assert len({str(limits) for limits in given}) == 1 + (plan.horizon > BATCHES_AHEAD)
+    second = conductor_of(partial(listing, 0))
+    second.note(1, 10, 0.5)
+    assert second.admit(0, 0) == "wait"
     second.report(0, plan)
-    assert second.admit(1, 1) == first.admit(1, 1) != first.admit(0, 0)
+    second.note(1, 10, 0.9)
+    assert [second.admit(number, 0) for number in range(plan.horizon)] == given
 
 
 def test_the_conductor_counts_attempts_until_one_ends() -> None:
@@ -269,8 +320,7 @@ def test_a_stopped_conductor_ends_everything() -> None:
     conductor = conductor_of(partial(listing, 0))
     conductor.stop("disk full")
     conductor.stop("another")
-    assert conductor.stopped() == "disk full"
-    assert conductor.begin(["a"]) == "stop"
+    assert conductor.begin(["a"]) == Stopped("disk full")
     assert conductor.admit(0, 0) == "end"
 
 
@@ -282,7 +332,7 @@ def test_a_listing_that_fails_is_told_to_whoever_asks() -> None:
 
     def ask() -> None:
         while True:
-            conductor.report(0, ())
+            conductor.report(0, PLAN)
 
     with pytest.raises(OSError, match="gone"):
         ask()

@@ -43,3 +43,12 @@ def test_kernels_of_several_shapes_come_to_their_targets() -> None:
     for kernel, target in zip(kernels, targets, strict=True):
         assert torch.allclose(kernel, target, atol=0.05)
     assert torch.equal(unused, torch.ones(2, 2, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(32, 16, 3, 3), (64, 8, 1, 1), (8, 64, 1, 1)])
+def test_a_step_has_the_size_of_adams(shape: tuple[int, ...]) -> None:
+    kernel = nn.Parameter(torch.zeros(shape))
+    kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    Muon([kernel], lr=0.1).step()
+    root_mean_square = float(kernel.detach().square().mean().sqrt())
+    assert root_mean_square == pytest.approx(0.2 * 0.1, rel=0.4)
