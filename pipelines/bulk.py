@@ -47,7 +47,9 @@ from pipelines.worklist import Verdict, Work
 from resnet_core.errors import ConfigError
 
 KEYS_BATCH_BYTES = 2**40
+"""Without GPUs a batch is keys alone: no limit."""
 PIXELS_BATCH_BYTES = 8_000_000
+"""With them it holds images in the object store, ten to twenty times as large."""
 CALLS_AT_ONCE = 2
 """Batches that a worker has in hand: the next one is read while the last of this one is written."""
 TASKS_IN_FLIGHT = 2 * CALLS_AT_ONCE
@@ -321,9 +323,7 @@ class StageWorker:
     def _one_by_one(self, todo: Sequence[Item]) -> Iterator[Item]:
         """After a crash: so only the object at fault is found in work again."""
         try:
-            for item in todo:
-                with self._one_alone:
-                    yield self._alone(item)
+            yield from map(self._alone, todo)
         except StoreError as error:
             yield self._stop(error)
 
@@ -333,12 +333,13 @@ class StageWorker:
 
     def _alone(self, item: Item) -> Item:
         mark = self._mark(item)
-        attempt: int = _get(self._conductor.attempt.remote(mark))
-        if attempt > MAX_ATTEMPTS:
-            reason = f"its worker died {MAX_ATTEMPTS} times at it ({self._stage.name})"
-            return self._stage.give_up(_work(item), reason)
-        result = self._process(item)
-        self._conductor.end.remote([mark])
+        with self._one_alone:
+            attempt: int = _get(self._conductor.attempt.remote(mark))
+            if attempt > MAX_ATTEMPTS:
+                reason = f"its worker died {MAX_ATTEMPTS} times at it ({self._stage.name})"
+                return self._stage.give_up(_work(item), reason)
+            result = self._process(item)
+            self._conductor.end.remote([mark])
         return result
 
     def _mark(self, item: Item) -> str:
