@@ -1,7 +1,7 @@
 """Muon: gradient descent with a momentum whose step is made orthogonal."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(kernels, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; a closure is refused: there is nothing to search along."""
-        assert closure is None
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step, by the gradients that are there."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for kernel in group["params"]:

@@ -110,10 +110,9 @@ class Trainer:
         named = list(self.network.named_parameters())
         self._kernels = {name for name, p in named if name.startswith("blocks.") and p.ndim == 4}
         rate = recipe.learning_rate
-        self._optimizers = (
-            Muon([p for name, p in named if name in self._kernels], lr=rate),
-            torch.optim.Adam([p for name, p in named if name not in self._kernels], lr=rate),
-        )
+        self._muon = Muon([p for name, p in named if name in self._kernels], lr=rate)
+        others = [p for name, p in named if name not in self._kernels]
+        self._adam = torch.optim.Adam(others, lr=rate)
         self._loss = LOSSES[recipe.loss]
         self.step_count = 0
 
@@ -126,7 +125,7 @@ class Trainer:
         this share before the step, a detached scalar on the device.
         """
         self._model.train()
-        for group in (group for each in self._optimizers for group in each.param_groups):
+        for group in (*self._muon.param_groups, *self._adam.param_groups):
             group["lr"] = self.learning_rate(self.step_count)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
@@ -136,8 +135,8 @@ class Trainer:
         self.network.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
-        for optimizer in self._optimizers:
-            optimizer.step()
+        self._muon.step()
+        self._adam.step()
         self.step_count += 1
         self._update_average()
         return loss.detach()
@@ -238,7 +237,7 @@ class Trainer:
             }
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        return self._optimizers[0 if name in self._kernels else 1]
+        return self._muon if name in self._kernels else self._adam
 
     def _state_keys(self, name: str) -> tuple[str, ...]:
         return _MUON_STATE if name in self._kernels else _ADAM_STATE
