@@ -4,6 +4,7 @@ An `Enhancer` keeps nothing between or during calls but its network (and the que
 calls share, with `batch_px`): any number of threads may share one.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -54,14 +55,17 @@ class Enhanced:
     image: Image
     change_levels: float
     """Mean absolute difference between the two, in levels of 255."""
+    network_s: float
+    """Its share of the network's time, without what it waited for other images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Window:
-    """A window's result, and the sum of its changes over all its values."""
+    """A window's result, the sum of its changes over all its values, and its time."""
 
     levels: NDArray[Any]
     change: float
+    seconds: float
 
 
 class Enhancer:
@@ -105,13 +109,13 @@ class Enhancer:
         return self.enhance_measured(image).image
 
     def enhance_measured(self, image: Image) -> Enhanced:
-        """`enhance`, and how much it changed."""
+        """`enhance`, with how much it changed and what it took."""
         alpha = image.alpha
         visible = image.pixels if alpha is None else fill_transparent(image.pixels, alpha)
-        pixels, change_levels = self._enhance_pixels(visible)
+        pixels, change_levels, network_s = self._enhance_pixels(visible)
         enlarged = None if alpha is None else self._enlarge(alpha)
         better = replace(image, pixels=pixels, alpha=enlarged)
-        return Enhanced(image=better, change_levels=change_levels)
+        return Enhanced(image=better, change_levels=change_levels, network_s=network_s)
 
     def enhance_pixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """uint8 or uint16 HWC, C = 3 (RGB) or 1 (gray) -> same dtype, (scale * H, scale * W, C).
@@ -121,18 +125,20 @@ class Enhancer:
         """
         return self._enhance_pixels(pixels)[0]
 
-    def _enhance_pixels(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    def _enhance_pixels(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
+        """Pixels, change in levels and seconds, as in `Enhanced`."""
         if pixels.dtype.name not in _LEVELS or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
             raise ValueError(
                 f"expected uint8 or uint16 HWC with 1 or 3 channels, got {_told(pixels)}"
             )
-        change, count = 0.0, 0
+        change, count, seconds = 0.0, 0, 0.0
 
         def work(windows: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-            nonlocal change, count
+            nonlocal change, count, seconds
             for result in self._results(windows):
                 change += result.change
                 count += result.levels.size
+                seconds += result.seconds
                 yield result.levels
 
         config = self.weights.config
@@ -144,7 +150,7 @@ class Enhancer:
             halo_px=config.halo_px,
             multiple_of=config.unshuffle,
         )
-        return better, 255 * change / max(count, 1)
+        return better, 255 * change / max(count, 1), seconds
 
     def _results(self, windows: Sequence[NDArray[Any]]) -> Iterator[_Window]:
         if self._batcher is not None:
@@ -153,7 +159,8 @@ class Enhancer:
 
     @torch.inference_mode()
     def _run(self, windows: Sequence[NDArray[Any]]) -> list[_Window]:
-        """Windows of one shape and dtype, as one batch."""
+        """Windows of one shape and dtype, as one batch; each has an equal share of its time."""
+        began_s = time.perf_counter()
         strength = self.settings.strength
         x = torch.cat([to_nchw(window) for window in windows]).to(self.device)
         gray = x.shape[1] == 1
@@ -165,8 +172,9 @@ class Enhancer:
             y = base + strength * (residual.mean(1, keepdim=True) if gray else residual)
         changes = (y.clamp(0, 1) - base.clamp(0, 1)).abs().sum(dim=(1, 2, 3)).tolist()
         levels = to_levels(y, windows[0].dtype)
+        seconds = (time.perf_counter() - began_s) / len(windows)
         return [
-            _Window(levels=image, change=change)
+            _Window(levels=image, change=change, seconds=seconds)
             for image, change in zip(levels, changes, strict=True)
         ]
 

@@ -41,7 +41,7 @@ class Doubler:
     def enhance_measured(self, image: Image) -> Enhanced:
         alpha = None if image.alpha is None else double(image.alpha)
         better = replace(image, pixels=double(image.pixels), alpha=alpha)
-        return Enhanced(image=better, change_levels=1.5)
+        return Enhanced(image=better, change_levels=1.5, network_s=0.25)
 
 
 def double(samples: Any) -> Any:

@@ -1,5 +1,6 @@
 """Laws of the enhancer: the base at strength 0, one result from any thread, every kind of image."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_the_change_is_the_distance_to_the_base() -> None:
     assert better.change_levels == pytest.approx(difference.mean(), abs=0.05)
     deep = enhancer().enhance_measured(image_of(PHOTOGRAPH.astype(np.uint16) * 257))
     assert deep.change_levels == pytest.approx(better.change_levels, rel=1e-3)
+
+
+def test_the_networks_time_leaves_out_what_an_image_waits_for_others() -> None:
+    shared = enhancer(tile_px=24, batch_px=1)
+    images = [image_of(make_photograph(40, 50, seed=i)) for i in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        began_s = time.perf_counter()
+        found = list(pool.map(shared.enhance_measured, images))
+        elapsed_s = time.perf_counter() - began_s
+    assert all(each.network_s > 0 for each in found)
+    assert sum(each.network_s for each in found) <= elapsed_s
 
 
 def test_gray_stays_gray_and_equals_its_rgb_double() -> None:

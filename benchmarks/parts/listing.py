@@ -46,7 +46,7 @@ class Identity:
     """A network that changes nothing."""
 
     def enhance_measured(self, image: Decoded) -> Enhanced:
-        return Enhanced(image=image, change_levels=0.0)
+        return Enhanced(image=image, change_levels=0.0, network_s=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
