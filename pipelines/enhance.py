@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pipelines.argument_types import amount, positive, worker_range
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
@@ -105,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is enhanced")
     what.add_argument(
         "--sample",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="only N images spread evenly, into DST/_resray/sample/, with an estimate for all",
     )
@@ -114,18 +115,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="SRC is a list of keys under this folder or prefix (text, or Parquet)",
     )
-    what.add_argument("--limit", type=_positive, metavar="N", help="at most N images in this run")
+    what.add_argument("--limit", type=positive, metavar="N", help="at most N images in this run")
     what.add_argument("--retry-failed", action="store_true", help="also those that failed before")
     what.add_argument(
         "--max-pixels",
-        type=_amount,
+        type=amount,
         default=RunSettings.max_pixels,
         metavar="N",
         help="refuse larger images (default: 100M)",
     )
     what.add_argument(
         "--max-bytes",
-        type=_amount,
+        type=amount,
         default=RunSettings.max_bytes,
         metavar="N",
         help="refuse larger files (default: 256Mi)",
@@ -163,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where it is computed")
     where.add_argument(
         "--workers",
-        type=_range,
+        type=worker_range,
         metavar="N|MIN..MAX",
         help="processes with a network; between MIN and MAX, as the work asks (default: one for"
         " each GPU, else one for each machine with all its cores)",
@@ -182,7 +183,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--tile",
-        type=_positive,
+        type=positive,
         default=RunSettings.tile_px,
         metavar="PX",
         help="side of the pieces a large image is worked in; less takes less memory (default: 512)",
@@ -483,35 +484,3 @@ def _first_cause(error: BaseException) -> str:
     found = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): (.+)$", str(error), re.MULTILINE)
     own = found[-1].strip() if found else str(error).strip().partition("\n")[0]
     return f"the run could not go on: {own} (-v shows all of it; the same command goes on)"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return value
-
-
-def _range(text: str) -> tuple[int, int]:
-    """ "4" or "4..32"."""
-    least, dots, most = text.partition("..")
-    smallest = _positive(least)
-    largest = _positive(most) if dots else smallest
-    if largest < smallest:
-        raise argparse.ArgumentTypeError(f"expected MIN..MAX with MIN up to MAX, found {text}")
-    return smallest, largest
-
-
-def _amount(text: str) -> int:
-    """ "100M", "2.5G", "256Mi", "1000": a count with an optional unit."""
-    units = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "": 1}
-    number = text.rstrip("kKmMgGiI")
-    try:
-        value = float(number) * units[text[len(number) :].lower()]
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"expected a number with k, M, G, Ki, Mi or Gi behind it or not, found {text!r}"
-        ) from None
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return int(value)

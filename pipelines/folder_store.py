@@ -135,6 +135,14 @@ class FolderStore:
                 raise StoreError(message) from error
             raise DataError(message) from error
 
+    def remove(self, key: str) -> None:
+        """Remove a file. DataError if it is there and can't be."""
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: can't be removed: {why(error)}") from error
+
     def below(self, prefix: str) -> "FolderStore":
         """The store of what lies under a prefix; unfinished writes stay where they were."""
         return FolderStore(root=self.root / prefix, temporary=self.temporary)

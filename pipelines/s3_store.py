@@ -243,6 +243,13 @@ class S3Store:
 
         self._tried(write, f"{self.url_of(key)}: can't be written")
 
+    def remove(self, key: str) -> None:
+        full = self._full(key)
+        self._tried(
+            lambda clients: clients.careful.delete_object(Bucket=self.bucket, Key=full),
+            f"{self.url_of(key)}: can't be removed",
+        )
+
     def below(self, prefix: str) -> "S3Store":
         return replace(self, prefix=self._root + prefix.removesuffix("/"))
 

@@ -121,6 +121,10 @@ class Store(Source, Protocol):
         """Write one object whole or not at all, in place of an earlier one if there is one."""
         ...
 
+    def remove(self, key: str) -> None:
+        """Remove one object; one that isn't there is no error."""
+        ...
+
     def below(self, prefix: str) -> Self:
         """The store of what lies under a prefix ("_resray/sample")."""
         ...
@@ -175,10 +179,14 @@ def _open_place(text: str, retry_for_s: float) -> Store:
     return _open_folder(path)
 
 
+def open_store(text: str, *, retry_for_s: float = RETRY_FOR_S) -> Store:
+    """A place to read from and write into, which may not be there yet."""
+    return _open_folder(_path(text)) if _scheme(text) is None else _open_s3(text, retry_for_s)
+
+
 def open_target(text: str, source: Source, *, retry_for_s: float = RETRY_FOR_S) -> Store:
     """The place to write into, not made yet. DataError where it and the source overlap."""
-    is_folder = _scheme(text) is None
-    target = _open_folder(_path(text)) if is_folder else _open_s3(text, retry_for_s)
+    target = open_store(text, retry_for_s=retry_for_s)
     _check_apart(text, _places(target.url), _places(source.url))
     return target
 

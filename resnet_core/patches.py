@@ -3,7 +3,8 @@
 Photographs are uint8 HWC RGB. Patches are uint8 (N, P, P, 3). Batches are float32 NCHW, 0..1.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,16 +51,24 @@ def mean_gradient(patch: Levels) -> float:
     return float(np.abs(np.diff(gray, axis=0)).mean() + np.abs(np.diff(gray, axis=1)).mean())
 
 
+STEPS_A_GROUP = 32
+"""For so many steps an index of the batch draws from one group: it is read once for them all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchSampler:
-    """Draws batches; every example depends on (seed, step, index) alone, not on who asks for it.
+    """Draws batches from patches that lie in groups.
 
-    So any number of workers sees the same examples, and a resumed run those of an undisturbed one.
-    Raises ValueError if there are no patches, or if targets don't fit in them.
+    Every example depends on the seed and its place (step, index in the batch) alone, not on who
+    asks for it: any number of workers sees the same examples, and a resumed run those of an
+    undisturbed one. The places go through all groups epoch by epoch, each time in another order.
+    Raises ValueError if there are no groups, or if targets don't fit in their patches.
     """
 
-    patches: Levels
-    """uint8 (N, P, P, 3); may be memory-mapped."""
+    groups: Sequence[Levels]
+    """uint8 (N, P, P, 3) each, N >= 1; may be read only when it is asked for."""
+    patch_px: int
+    """P, the side of every patch."""
     degradation: Degradation
     """What makes an input of a target."""
     input_px: int
@@ -70,31 +79,66 @@ class PatchSampler:
     """From 0 up."""
 
     def __post_init__(self) -> None:
-        target_px = self.input_px * self.degradation.scale
-        if len(self.patches) == 0:
+        if len(self.groups) == 0:
             raise ValueError("no patches to draw from")
-        if target_px > self.patches.shape[1]:
+        if self.target_px > self.patch_px:
             raise ValueError(
-                f"targets of {target_px} px don't fit in patches of {self.patches.shape[1]} px"
+                f"targets of {self.target_px} px don't fit in patches of {self.patch_px} px"
             )
 
-    def example(self, step: int, index: int) -> tuple[Levels, Levels]:
-        """Input and target of one example, uint8 HWC."""
+    @property
+    def target_px(self) -> int:
+        """Side of a target, pixels."""
+        return self.input_px * self.degradation.scale
+
+    def group_of(self, step: int, index: int) -> int:
+        """The group that an example comes from."""
+        place = step // STEPS_A_GROUP * self.batch_size + index
+        epoch, position = divmod(place, len(self.groups))
+        return int(_order(self.seed, epoch, len(self.groups))[position])
+
+    def patch_of(self, step: int, index: int, num_patches: int) -> int:
+        """The patch in a group of so many: each once before one comes again."""
+        begun = step // STEPS_A_GROUP
+        rng = np.random.default_rng((self.seed, begun, index, num_patches))
+        return int(rng.permutation(num_patches)[step % STEPS_A_GROUP % num_patches])
+
+    def example(self, step: int, index: int, patch: Levels) -> tuple[Levels, Levels]:
+        """Input and target of one example from its patch, uint8 HWC: cropped, turned, degraded."""
         rng = np.random.default_rng((self.seed, step, index))
-        patch = self.patches[rng.integers(len(self.patches))]
-        side = self.input_px * self.degradation.scale
-        top, left = rng.integers(0, patch.shape[0] - side + 1, size=2)
+        side = self.target_px
+        top, left = rng.integers(0, self.patch_px - side + 1, size=2)
         target = np.rot90(patch[top : top + side, left : left + side], int(rng.integers(4)))
         if rng.integers(2):
             target = target[:, ::-1]
         target = np.ascontiguousarray(target)
         return degrade(target, self.degradation, rng), target
 
+    def shares(self, steps: range, indexes: range) -> tuple[Levels, Levels]:
+        """Inputs and targets of some indexes in some steps: uint8 (steps, indexes, side, side, 3).
+
+        The steps lie between two multiples of STEPS_A_GROUP, so that each index has one group.
+        """
+        examples: list[list[tuple[Levels, Levels]]] = [[] for _ in steps]
+        for index in indexes:
+            group = self.groups[self.group_of(steps[0], index)]
+            for step, share in zip(steps, examples, strict=True):
+                patch = group[self.patch_of(step, index, len(group))]
+                share.append(self.example(step, index, patch))
+        inputs = np.array([[worn for worn, _ in share] for share in examples])
+        targets = np.array([[target for _, target in share] for share in examples])
+        return inputs, targets
+
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a worker's share of a step: float32 NCHW, 0..1, on the CPU."""
-        pairs = [self.example(step, index) for index in range(rank, self.batch_size, world_size)]
-        inputs, targets = zip(*pairs, strict=True)
-        return to_nchw(np.stack(inputs)), to_nchw(np.stack(targets))
+        indexes = range(rank, self.batch_size, world_size)
+        inputs, targets = self.shares(range(step, step + 1), indexes)
+        return to_nchw(inputs[0]), to_nchw(targets[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, num_groups: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(num_groups)
 
 
 def _grid(photograph: Levels, patch_px: int) -> Iterator[Levels]:

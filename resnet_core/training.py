@@ -6,8 +6,9 @@ No engine here: a plain loop and a Ray worker call the same `Trainer.step` and g
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,22 @@ from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
 
 Precision = Literal["float32", "bfloat16"]
+OptimizerKind = Literal["muon", "adam"]
+Schedule = Literal["cosine", "constant"]
+_CHOICES = {
+    "loss": tuple(LOSSES),
+    "precision": get_args(Precision),
+    "optimizer": get_args(OptimizerKind),
+    "schedule": get_args(Schedule),
+}
 _LOWEST = {
     "batch_size": 1,
+    "microbatches": 1,
     "input_px": 1,
     "steps": 1,
     "validate_every": 1,
     "warmup_steps": 0,
+    "patience": 0,
     "seed": 0,
 }
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -44,11 +55,18 @@ class TrainingRecipe:
     loss: str = "l1"
     batch_size: int = 16
     """Examples in a step, over all workers."""
+    microbatches: int = 1
+    """Parts of a worker's share that are computed one after another: less memory, the same step."""
     input_px: int = 32
     """Side of a training input, pixels."""
     steps: int = 20_000
+    """Length of the schedule, and of the run if nothing ends it before."""
+    optimizer: OptimizerKind = "muon"
+    """`muon` for the blocks' kernels and Adam for the rest, or `adam` for all."""
     learning_rate: float = 1e-3
-    """Peak of the schedule: linear warm-up, then half a cosine down to zero at `steps`."""
+    """Peak of the schedule."""
+    schedule: Schedule = "cosine"
+    """After a linear warm-up: half a cosine down to zero at `steps`, or `constant`."""
     warmup_steps: int = 200
     ema_decay: float = 0.999
     """Of the moving average of the weights, for each step; the average is what is kept."""
@@ -56,21 +74,26 @@ class TrainingRecipe:
     """Largest global norm of the gradient."""
     precision: Precision = "float32"
     """`bfloat16` runs the convolutions in bfloat16 (autocast); weights stay float32."""
+    channels_last: bool = True
+    """Whether tensors lie NHWC in memory, which is faster on CPUs and in half precision."""
+    compile: bool = False
+    """Whether torch.compile makes the step: faster on GPUs, needs a C++ compiler."""
     seed: int = 0
     validate_every: int = 1000
     """Steps between validations and checkpoints."""
+    patience: int = 0
+    """Validations in a row without a better PSNR that end the run; 0: none does."""
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ConfigError(f"loss is {self.loss!r}; {did_you_mean(self.loss, LOSSES)}")
         if self.degradation.scale != self.network.scale:
             raise ConfigError(
                 f"the degradation's scale is {self.degradation.scale}, "
                 f"the network's {self.network.scale}"
             )
-        if self.precision not in get_args(Precision):
-            hint = did_you_mean(self.precision, get_args(Precision))
-            raise ConfigError(f"precision is {self.precision!r}; {hint}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}; {did_you_mean(value, choices)}")
         if not re.fullmatch(r"[\w.-]*\w", self.name):
             raise ConfigError(f"name is {self.name!r}, expected a file's name without folders")
         for name, low in _LOWEST.items():
@@ -88,8 +111,9 @@ class TrainingRecipe:
 class Trainer:
     """The state of a training run after `step_count` steps.
 
-    `wrap` puts an engine around the network, such as DistributedDataParallel. The initial weights
-    follow from the recipe's seed; torch's generator on the CPU is left as it was.
+    `wrap` puts an engine around the network that averages gradients over `world_size` workers,
+    such as DistributedDataParallel. The initial weights follow from the recipe's seed; torch's
+    generator on the CPU is left as it was.
     """
 
     def __init__(
@@ -98,21 +122,30 @@ class Trainer:
         *,
         device: torch.device | str = "cpu",
         wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+        world_size: int = 1,
     ):
         self.recipe = recipe
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = ResidualNetwork(recipe.network)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
-        self._model = wrap(self.network)
+        self._layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.network = network.to(self.device).to(memory_format=self._layout)
+        self._wrapped = wrap(self.network)
+        self._model = torch.compile(self._wrapped) if recipe.compile else self._wrapped
+        self._world_size = world_size
         self._average = {name: value.detach().clone() for name, value in self._floats().items()}
         named = list(self.network.named_parameters())
-        self._kernels = {name for name, p in named if name.startswith("blocks.") and p.ndim == 4}
+        self._kernels = {
+            name
+            for name, p in named
+            if recipe.optimizer == "muon" and name.startswith("blocks.") and p.ndim == 4
+        }
         rate = recipe.learning_rate
-        self._muon = Muon([p for name, p in named if name in self._kernels], lr=rate)
         others = [p for name, p in named if name not in self._kernels]
         self._adam = torch.optim.Adam(others, lr=rate)
+        kernels = [p for name, p in named if name in self._kernels]
+        self._muon = Muon(kernels, lr=rate) if kernels else None
         self._loss = LOSSES[recipe.loss]
         self.step_count = 0
 
@@ -121,31 +154,53 @@ class Trainer:
 
         The blocks' kernels are trained by Muon (see `muon`), all else by Adam (Kingma and Ba 2015,
         arXiv:1412.6980).
-        inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss of
-        this share before the step, a detached scalar on the device.
+        inputs: float32 (N, 3, P, P), 0..1; targets: float32 (N, 3, s*P, s*P). Returns the loss
+        before the step, a detached scalar on the device: its mean over the workers is that of the
+        batch, also where their shares differ in size.
         """
         self._model.train()
-        for group in (*self._muon.param_groups, *self._adam.param_groups):
-            group["lr"] = self.learning_rate(self.step_count)
+        optimizers = [self._adam, *([self._muon] if self._muon else [])]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate(self.step_count)
+        self.network.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        parts = min(self.recipe.microbatches, len(inputs))
+        pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+        for number, (some, wanted) in enumerate(pairs, start=1):
+            with self._without_exchange() if number < parts else nullcontext():
+                loss = self._part_loss(some, wanted)
+                loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.step_count += 1
+        self._update_average()
+        return total
+
+    def _part_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The part's share of the batch's loss, times the number of workers."""
+        x = inputs.to(self.device, memory_format=self._layout)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
         ):
-            output = self._model(inputs.to(self.device))
-        loss = self._loss(output.float(), targets.to(self.device))
-        self.network.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
-        self._muon.step()
-        self._adam.step()
-        self.step_count += 1
-        self._update_average()
-        return loss.detach()
+            output = self._model(x)
+        weight = len(inputs) * self._world_size / self.recipe.batch_size
+        return weight * self._loss(output.float(), targets.to(self.device))
+
+    def _without_exchange(self) -> AbstractContextManager[Any]:
+        """Workers exchange gradients with the last part of a step alone."""
+        no_sync = getattr(self._wrapped, "no_sync", nullcontext)
+        return no_sync()
 
     def learning_rate(self, step: int) -> float:
         """Of the step that follows `step` steps."""
         recipe = self.recipe
         if step < recipe.warmup_steps:
             return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+        if recipe.schedule == "constant":
+            return recipe.learning_rate
         span = max(1, recipe.steps - recipe.warmup_steps)
         done = min(1.0, (step - recipe.warmup_steps) / span)
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
@@ -237,7 +292,7 @@ class Trainer:
             }
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        return self._muon if name in self._kernels else self._adam
+        return self._muon if self._muon and name in self._kernels else self._adam
 
     def _state_keys(self, name: str) -> tuple[str, ...]:
         return _MUON_STATE if name in self._kernels else _ADAM_STATE

@@ -107,25 +107,33 @@ def weights_path(name_or_path: str) -> Path:
 def load_weights(name_or_path: str) -> Weights:
     """Reads weights by name or path, and checks all that running them needs.
 
-    Raises WeightsError that names the file and what is wrong: no such file, damaged, not made by
-    resray, a newer version, a tensor missing or of another shape, a value that isn't finite.
+    Raises WeightsError that names the file and what is wrong: no such file, or see `parse_weights`.
     """
     path = weights_path(name_or_path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"weights {path}: {error.strerror}") from error
+    return parse_weights(str(path), data)
+
+
+def parse_weights(place: str, data: bytes) -> Weights:
+    """The weights in a file's bytes; `place` is where they come from, a path or an address.
+
+    Raises WeightsError that names the place and what is wrong: damaged, not made by resray, a newer
+    version, a tensor missing or of another shape, a value that isn't finite.
+    """
     try:
-        return _parse(path.stem, data)
+        return _parse(Path(place).stem, data)
     except (WeightsError, ConfigError) as error:
-        raise WeightsError(f"weights {path}: {error}") from error
+        raise WeightsError(f"weights {place}: {error}") from error
 
 
-def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata) -> str:
-    """Writes a folded network, whole or not at all; returns the file's SHA-256.
+def serialize_weights(network: ResidualNetwork, metadata: WeightsMetadata) -> tuple[bytes, str]:
+    """A weights file's bytes, and their SHA-256.
 
     The same network and metadata give the same bytes. Raises ConfigError for a network that isn't
-    folded or holds values that aren't finite, and DataError if the file can't be written.
+    folded or holds values that aren't finite.
     """
     if not network.config.folded:
         raise ConfigError("only a folded network is written; call fold() first")
@@ -138,6 +146,15 @@ def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
     data = dump_tensors(tensors, {METADATA_KEY: json.dumps(header, sort_keys=True, default=dict)})
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata) -> str:
+    """Writes a weights file, whole or not at all; returns its SHA-256.
+
+    Raises as `serialize_weights`, and DataError if the file can't be written.
+    """
+    data, sha256 = serialize_weights(network, metadata)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +165,7 @@ def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{path}: can't be written ({error.strerror})") from error
-    return hashlib.sha256(data).hexdigest()
+    return sha256
 
 
 def _parse(name: str, data: bytes) -> Weights:

@@ -1,5 +1,6 @@
 """The training step: it learns, it averages, it resumes exactly, it starts from other weights."""
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -27,7 +28,8 @@ RECIPE = TrainingRecipe(
     learning_rate=2e-3,
 )
 SAMPLER = PatchSampler(
-    patches=cut_patches(make_photograph(200, 200), patch_px=64),
+    groups=[cut_patches(make_photograph(200, 200), patch_px=64)],
+    patch_px=64,
     degradation=RECIPE.degradation,
     input_px=RECIPE.input_px,
     batch_size=RECIPE.batch_size,
@@ -265,6 +267,9 @@ def test_a_kept_state_does_not_change_with_later_steps() -> None:
     ("fields", "message"),
     [
         ({"precision": "bf16"}, "precision is 'bf16'; did you mean 'bfloat16'"),
+        ({"optimizer": "adm"}, "optimizer is 'adm'; did you mean 'adam'"),
+        ({"schedule": "linear"}, "schedule is 'linear'; known: constant, cosine"),
+        ({"microbatches": 0}, "microbatches is 0, expected a whole number from 1 up"),
         ({"learning_rate": float("nan")}, "learning_rate is nan, expected more than 0"),
         ({"seed": -1}, "seed is -1, expected a whole number from 0 up"),
         ({"name": "../x"}, "expected a file's name without folders"),
@@ -285,3 +290,62 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
     losses = [[t.step(*batch).item() for _ in range(4)] for t in (exact, fast)]
     assert np.allclose(losses[0], losses[1], rtol=0.02)
     assert losses[0] != losses[1]
+
+
+def test_shares_of_workers_add_up_to_the_batch_whatever_their_sizes() -> None:
+    inputs, targets = SAMPLER.batch(0)
+    whole = Trainer(RECIPE)
+    expected = whole.step(inputs, targets).item()
+    gradient = gradient_of(whole)
+    shares = [Trainer(RECIPE, world_size=3) for _ in range(3)]
+    losses = [
+        trainer.step(*SAMPLER.batch(0, rank=rank, world_size=3)).item()
+        for rank, trainer in enumerate(shares)
+    ]
+    assert np.mean(losses) == pytest.approx(expected, rel=1e-5)
+    mean = sum(gradient_of(trainer) for trainer in shares) / 3
+    torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-7)
+
+
+def gradient_of(trainer: Trainer) -> torch.Tensor:
+    gradient = trainer.network.tail.direct.grad
+    assert gradient is not None
+    return gradient
+
+
+@pytest.mark.parametrize("microbatches", [2, 3, 8])
+def test_a_batch_in_parts_is_the_same_step(microbatches: int) -> None:
+    # Without clipping, which would hide another size of the gradient.
+    recipe = replace(RECIPE, gradient_clip_norm=1e9)
+    whole, parts = Trainer(recipe), Trainer(replace(recipe, microbatches=microbatches))
+    for step in range(3):
+        losses = [trainer.step(*SAMPLER.batch(step)).item() for trainer in (whole, parts)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    torch.testing.assert_close(gradient_of(whole), gradient_of(parts), rtol=1e-3, atol=1e-6)
+
+
+def test_adam_trains_all_if_it_is_asked_for() -> None:
+    trainer = Trainer(replace(RECIPE, optimizer="adam"))
+    run_steps(trainer, 2)
+    state = trainer.state()
+    assert "optimizer.exp_avg.blocks.0.first.direct" in state
+    assert not any(name.startswith("optimizer.momentum") for name in state)
+    other = Trainer(replace(RECIPE, optimizer="adam"))
+    other.load_state(state)
+    assert run_steps(other, 4) == run_steps(trainer, 4)
+
+
+def test_a_constant_schedule_stays_after_its_warm_up() -> None:
+    rate = Trainer(replace(RECIPE, schedule="constant")).learning_rate
+    assert rate(0) < rate(4) <= rate(5) == rate(39) == RECIPE.learning_rate
+
+
+def test_the_layout_in_memory_changes_no_loss() -> None:
+    losses = [run_steps(Trainer(replace(RECIPE, channels_last=flag)), 3) for flag in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_gives_the_same_losses() -> None:
+    losses = [run_steps(Trainer(replace(RECIPE, compile=flag)), 2) for flag in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -1,0 +1,48 @@
+"""What options of the command take: numbers with bounds and units."""
+
+import argparse
+import math
+import re
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "": 1}
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value
+
+
+def worker_range(text: str) -> tuple[int, int]:
+    """ "4" or "4..32": at least and at most."""
+    least, dots, most = text.partition("..")
+    smallest = positive(least)
+    largest = positive(most) if dots else smallest
+    if largest < smallest:
+        raise argparse.ArgumentTypeError(f"expected MIN..MAX with MIN up to MAX, found {text}")
+    return smallest, largest
+
+
+def amount(text: str) -> int:
+    """ "100M", "2.5G", "256Mi", "1000": a count with an optional unit."""
+    number = text.rstrip("kKmMgGiI")
+    try:
+        value = float(number) * _COUNTS[text[len(number) :].lower()]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"expected a number with k, M, G, Ki, Mi or Gi behind it or not, found {text!r}"
+        ) from None
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(value)
+
+
+def duration_s(text: str) -> float:
+    """ "90min", "8h", "2.5d", "30s": seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|min|h|d)", text)
+    if found is None or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"expected a time as 30s, 90min, 8h or 2d, found {text!r}")
+    return float(found[1]) * _SECONDS[found[2]]

@@ -1,0 +1,136 @@
+"""Checkpoints of a training run: whole objects in a store, checked when written and when read.
+
+A checkpoint is one safetensors file, `checkpoints/STEP-DIGEST.safetensors`, with the trainer's
+state and, in its metadata, the run's history. Its name holds a digest of its bytes, so a torn or
+altered one is known. Ray Train's own checkpoints (2.60) are folders whose newest is taken as it is,
+and whose list is a file that a kill can tear: a run could then not be gone on with.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipelines.storage import Store, StoreError
+from resnet_core.errors import DataError
+
+FOLDER = "checkpoints/"
+KEPT_LAST = 2
+_NAME = re.compile(rf"{FOLDER}(\d+)-([0-9a-f]{{16}})\.safetensors")
+_HISTORY = "history"
+
+Row = dict[str, float]
+"""One validation: step, loss, psnr_y_db, ssim_y and what the steps before took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a run goes on from."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    history: list[Row]
+
+
+def save_checkpoint(store: Store, checkpoint: Checkpoint) -> str:
+    """Writes a checkpoint, reads it back, and removes those that aren't kept. Returns its key.
+
+    Kept are the last two and the best by `psnr_y_db`. Raises DataError if it can't be written, or
+    if the store gives other bytes back.
+    """
+    data = save(checkpoint.tensors, {_HISTORY: json.dumps(checkpoint.history)})
+    key = f"{FOLDER}{checkpoint.step:08}-{_digest(data)}.safetensors"
+    store.put(key, data)
+    if store.get(key).data != data:
+        raise StoreError(f"{store.url_of(key)}: the store gives back other bytes than were written")
+    scores = {row["step"]: row["psnr_y_db"] for row in checkpoint.history}
+    found = _found(store)
+    by_score = sorted(found, key=lambda step: (scores.get(step, float("-inf")), step))
+    kept = {*sorted(found)[-KEPT_LAST:], by_score[-1]}
+    for step in found.keys() - kept:
+        for each in found[step]:
+            store.remove(each)
+    return key
+
+
+def newest_key(store: Store, tell: Callable[[str], None]) -> str | None:
+    """The key of the newest checkpoint that is whole; each damaged one before it is told."""
+    for key in _keys(store):
+        try:
+            read_checkpoint(store, key)
+        except StoreError:
+            raise
+        except DataError as error:
+            tell(f"{error}; going on from the one before")
+            continue
+        return key
+    return None
+
+
+def read_checkpoint(store: Store, key: str) -> Checkpoint:
+    """DataError if it is damaged, StoreError if the store can't be read."""
+    data = store.get(key).data
+    name = _NAME.fullmatch(key)
+    if name is None or _digest(data) != name[2]:
+        raise DataError(f"{store.url_of(key)}: damaged")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DataError(f"{store.url_of(key)}: damaged ({error})") from error
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])["__metadata__"]
+    return Checkpoint(step=int(name[1]), tensors=tensors, history=json.loads(header[_HISTORY]))
+
+
+def best_key(store: Store, history: Sequence[Row]) -> str:
+    """The key of the checkpoint with the best validation, of those that are kept."""
+    scores = {row["step"]: row["psnr_y_db"] for row in history}
+    found = {step: keys for step, keys in _found(store).items() if step in scores}
+    if not found:
+        raise DataError(f"{store.url}: no checkpoint in it")
+    return found[max(found, key=lambda step: (scores[step], step))][-1]
+
+
+class Saver:
+    """Saves in the background, one checkpoint at a time."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[object] | None = None
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Begins `work`, after what was submitted before is done; raises what that raised."""
+        self.wait()
+        self._pending = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Until all is saved. Raises what saving raised."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
+def _keys(store: Store) -> list[str]:
+    """Of all checkpoints, the newest first."""
+    keys = [info.key for info in store.list_objects(FOLDER) if _NAME.fullmatch(info.key)]
+    return sorted(keys, reverse=True)
+
+
+def _found(store: Store) -> dict[int, list[str]]:
+    """Keys by step."""
+    found = dict[int, list[str]]()
+    for key in reversed(_keys(store)):
+        step = key.removeprefix(FOLDER).partition("-")[0]
+        found.setdefault(int(step), []).append(key)
+    return found
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""Training batches through Ray Data: tasks on CPUs crop and degrade, while the workers compute.
+
+    PlanSource   one read task names the spans: up to STEPS_A_GROUP steps, as a block each
+    map          a task for each span reads a group of patches for each index of the worker's share
+                 and makes the examples of all its steps: one block
+    the worker   takes the blocks in the order of their steps, some of them ahead
+
+Each worker runs the plan of its own share, so whichever tasks are late or run again, and however
+many workers there are, a step has the same examples (see `PatchSampler`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from torch import Tensor
+
+from resnet_core.patches import STEPS_A_GROUP, PatchSampler
+from resnet_core.pixels import to_nchw
+
+SPANS_AHEAD = 2
+"""Blocks that a worker has in memory before they are wanted."""
+
+Batch = tuple[Tensor, Tensor]
+Table = Any
+"""A pyarrow table or a batch of numpy columns, which come without types."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """What the tasks of one worker's stream may take."""
+
+    at_once: int
+    cpus_each: float
+
+
+def stream(
+    sampler: PatchSampler, *, steps: range, rank: int, world_size: int, tasks: Tasks
+) -> Iterator[Batch]:
+    """A worker's share of each of `steps`, in order, as `PatchSampler.batch` gives it.
+
+    Needs a connected Ray. Raises what reading the patches raises.
+    """
+    maker = _ShareMaker(sampler=sampler, indexes=range(rank, sampler.batch_size, world_size))
+    for block in _dataset(maker, steps, tasks).iter_batches(
+        batch_size=None, prefetch_batches=SPANS_AHEAD
+    ):
+        for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
+            yield to_nchw(inputs), to_nchw(targets)
+
+
+def spans(steps: range) -> Iterator[range]:
+    """`steps` cut at the multiples of STEPS_A_GROUP."""
+    start = steps.start
+    while start < steps.stop:
+        stop = min(start // STEPS_A_GROUP * STEPS_A_GROUP + STEPS_A_GROUP, steps.stop)
+        yield range(start, stop)
+        start = stop
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShareMaker:
+    sampler: PatchSampler
+    indexes: range
+
+    def __call__(self, table: Table) -> dict[str, Any]:
+        """One row, so that it stays one block: uint8 (steps, indexes, side, side, 3)."""
+        steps = range(int(table["start"][0]), int(table["stop"][0]))
+        inputs, targets = self.sampler.shares(steps, self.indexes)
+        return {"inputs": inputs[None], "targets": targets[None]}
+
+    @property
+    def span_bytes(self) -> int:
+        sides = (self.sampler.input_px, self.sampler.target_px)
+        return STEPS_A_GROUP * len(self.indexes) * 3 * sum(side * side for side in sides)
+
+
+class _PlanSource(Datasource):
+    """The spans, each a block of its own."""
+
+    def __init__(self, steps: range) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002
+        per_task_row_limit: int | None = None,  # noqa: ARG002
+        data_context: DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(self._read, unknown)]
+
+    def _read(self) -> Iterator[Block]:
+        for span in spans(self._steps):
+            yield pa.table({"start": [span.start], "stop": [span.stop]})
+
+
+def _dataset(maker: _ShareMaker, steps: range, tasks: Tasks) -> ray.data.Dataset:
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 1  # each span of the plan is a block of its own
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = -1
+    context.execution_options.preserve_order = True
+    # The engine would fill a quarter of the memory with what is wanted in an hour.
+    held = 2 * (SPANS_AHEAD + tasks.at_once) * maker.span_bytes
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=held)
+    with DataContext.current(context):
+        plan = ray.data.read_datasource(_PlanSource(steps), override_num_blocks=1, num_cpus=0)
+        return plan.map_batches(
+            maker,
+            batch_size=None,
+            compute=TaskPoolStrategy(size=tasks.at_once),
+            num_cpus=tasks.cpus_each,
+        )

@@ -1,0 +1,567 @@
+"""Training under Ray Train: the job, the loop of its workers, and what becomes of failures.
+
+    fit            starts the workers, prints what they tell, gives the last checkpoint
+    train_worker   the loop of one: batches from `patch_stream`, steps from `Trainer`
+    Board          an actor that outlives them: progress, starts, and the reason of the end
+
+Workers that die are started again, by Ray Train, as many as there is room for between the bounds;
+they go on from the newest checkpoint that is whole. Errors that would come again end the run.
+"""
+
+import math
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+import ray.exceptions
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchTrainer
+
+from cluster.connect import WORKER_ENVIRONMENT
+from pipelines.checkpoints import (
+    Checkpoint,
+    Row,
+    Saver,
+    newest_key,
+    read_checkpoint,
+    save_checkpoint,
+)
+from pipelines.patch_stream import Batch, Tasks, stream
+from pipelines.photographs import Picture, PreparedData
+from pipelines.quantities import format_duration
+from pipelines.stopping import StopRules
+from pipelines.storage import Store
+from pipelines.training_log import write_events
+from resnet_core.degradation import degrade
+from resnet_core.errors import DataError, ResrayError
+from resnet_core.metrics import psnr_y, ssim_y
+from resnet_core.network import ResidualNetwork
+from resnet_core.patches import PatchSampler
+from resnet_core.pixels import to_levels, to_nchw
+from resnet_core.training import Trainer, TrainingRecipe
+
+MAX_STARTS = 4
+"""Workers that die as often without getting further end the run."""
+RAY_RESTARTS = 100
+PULSE_STEPS = 10
+"""Steps between looks at the losses of all workers and at the clock."""
+SHOWN_PICTURES = 4
+SHOWN_PX = 160
+CPU_TASKS = Tasks(at_once=2, cpus_each=0.25)
+"""Where the workers compute on CPUs, so that a core of theirs is enough for both."""
+PROGRESS_EVERY_S = 2.0
+PLAIN_PROGRESS_EVERY_S = 30.0
+
+Levels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """What every worker gets."""
+
+    recipe: TrainingRecipe
+    data: PreparedData
+    output: Store
+    """Where checkpoints and logs go."""
+    rules: StopRules
+    workers: tuple[int, int] = (1, 1)
+    """At least and at most so many."""
+    threads: int = 1
+    """Threads for computing, in each worker."""
+    use_gpu: bool = False
+    tasks: Tasks = CPU_TASKS
+    """That make the examples of one worker."""
+    start: ResidualNetwork | None = None
+    """Weights to start from, at the first start of a run."""
+
+    @property
+    def sampler(self) -> PatchSampler:
+        return PatchSampler(
+            groups=self.data.groups,
+            patch_px=self.data.patch_px,
+            degradation=self.recipe.degradation,
+            input_px=self.recipe.input_px,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+        )
+
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """Of one worker: a part of its cores is left to the tasks."""
+        if self.use_gpu:
+            return {"GPU": 1, "CPU": 0.5}
+        return {"CPU": self.threads - self.tasks.at_once * self.tasks.cpus_each}
+
+
+def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
+    """Runs the job on a connected Ray, from its newest checkpoint if there is one.
+
+    Returns the last checkpoint and why the run ended there. Raises DataError with the reason if the
+    workers die again and again from the same step, or with what else ends a run.
+    """
+    begun = load_newest(job.output)
+    ended = job.rules.reason(begun.history) if begun else None
+    if begun and ended:
+        return begun, ended
+    board = Board.options(num_cpus=0).remote()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"job": job, "board": board},
+            scaling_config=ScalingConfig(
+                num_workers=job.workers if job.workers[0] < job.workers[1] else job.workers[0],
+                use_gpu=job.use_gpu,
+                resources_per_worker=job.worker_resources,
+            ),
+            # What Ray Train writes by itself is of no use after the run.
+            run_config=RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=RAY_RESTARTS),
+                worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            ),
+        )
+        with _progress(board, job.rules.last_step), _interrupt_as_usual():
+            try:
+                trainer.fit()
+            except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+                raise DataError(f"training failed: {_root_cause(error)}") from error
+    ended, failed = _get(board.outcome.remote())
+    if failed:
+        raise DataError(failed)
+    last = load_newest(job.output)
+    if last is None or not ended:
+        raise DataError(f"training ended without a checkpoint in {job.output.url}")
+    return last, ended
+
+
+def load_newest(output: Store, tell: Any = print) -> Checkpoint | None:
+    """The newest checkpoint that is whole; those that aren't are told of."""
+    key = newest_key(output, tell)
+    return None if key is None else read_checkpoint(output, key)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The loop of one Ray Train worker."""
+    job: TrainingJob = config["job"]
+    board = config["board"]
+    try:
+        _Worker(job, board).run()
+    except ResrayError as error:
+        # It would come again: the run ends, and the other workers with it.
+        _get(board.fail.remote(str(error)))
+        raise
+    except _OtherWorkerError:
+        raise
+    except Exception as error:
+        _get(board.note.remote(_one_line(error)))
+        raise
+
+
+class _Worker:
+    """One worker between its start and its end."""
+
+    def __init__(self, job: TrainingJob, board: Any) -> None:
+        torch.set_num_threads(job.threads)
+        context = ray.train.get_context()
+        self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
+        self._job = job
+        self._board = board
+        self._sampler = job.sampler
+        self._trainer = Trainer(
+            job.recipe,
+            device=ray.train.torch.get_device(),
+            wrap=ray.train.torch.prepare_model,
+            world_size=self._world_size,
+        )
+        self._saver = Saver()
+        self._history: list[Row] = []
+        self._losses: list[torch.Tensor] = []
+        """Of this worker's share, since the last exchange."""
+        self._scalars: list[tuple[int, dict[str, float]]] = []
+        """Since the last validation."""
+
+    def run(self) -> None:
+        if not self._restore():
+            return
+        trainer, recipe, rules = self._trainer, self._job.recipe, self._job.rules
+        validation = self._job.data.validation()
+        steps = range(trainer.step_count, rules.last_step)
+        self._clock = _Clock(trainer.step_count)
+        ended = None
+        for inputs, targets in self._clock.waited_for(self._batches(steps)):
+            self._losses.append(trainer.step(inputs, targets))
+            step = trainer.step_count
+            if self._rank == 0:
+                self._board.update.remote(step)
+            validates = step % recipe.validate_every == 0 or step == steps.stop
+            if validates or step % PULSE_STEPS == 0:
+                time_is_up = self._exchange()
+                if validates or time_is_up:
+                    self._validate(validation)
+                    ended = rules.reason(self._history, time_is_up=time_is_up)
+            if ended:
+                break
+        self._saver.wait()
+        if self._rank == 0:
+            _get(self._board.end.remote(ended))
+
+    def _restore(self) -> bool:
+        """Takes the newest checkpoint that is whole. False if the run is over."""
+        chosen: tuple[str | None, bool] | None = None
+        if self._rank == 0:
+            told = self._board.tell.remote
+            key = newest_key(self._job.output, told)
+            chosen = key, _get(self._board.begin.remote())
+        # So that all go on from the same one, whatever is still being written.
+        key, goes_on = ray.train.collective.broadcast_from_rank_zero(chosen)
+        if key is not None:
+            checkpoint = read_checkpoint(self._job.output, key)
+            self._trainer.load_state(checkpoint.tensors)
+            self._history = checkpoint.history
+        elif self._job.start is not None:
+            self._trainer.start_from(self._job.start)
+        return goes_on
+
+    def _batches(self, steps: range) -> Iterator[Batch]:
+        return stream(
+            self._sampler,
+            steps=steps,
+            rank=self._rank,
+            world_size=self._world_size,
+            tasks=self._job.tasks,
+        )
+
+    def _exchange(self) -> bool:
+        """Brings the workers' losses together, and whether the first one's time is up."""
+        late = self._rank == 0 and self._clock.is_over(self._job.rules.max_time_s)
+        own = torch.stack(self._losses)
+        together = torch.cat([own, own.new_tensor([float(late)])])
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(together)
+        self._losses.clear()
+        *sums, lateness = together.tolist()
+        first = self._trainer.step_count - len(sums)
+        means = [value / self._world_size for value in sums]
+        for step, loss in enumerate(means, start=first):
+            if not math.isfinite(loss):
+                self._stop_at(step, is_own=not math.isfinite(own[step - first].item()))
+            rate = self._trainer.learning_rate(step)
+            self._scalars.append((step + 1, {"loss": loss, "learning rate": rate}))
+        return lateness > 0
+
+    def _stop_at(self, step: int, *, is_own: bool) -> None:
+        """The loss of `step` is no number. Only who knows whose share it was in tells the keys."""
+        if not is_own:
+            raise _OtherWorkerError
+        indexes = range(self._rank, self._sampler.batch_size, self._world_size)
+        keys = dict.fromkeys(self._key_of(step, index) for index in indexes)
+        last = newest_key(self._job.output, lambda _: None)
+        raise DataError(
+            f"the loss is no number any more at step {step + 1}, with patches of"
+            f" {', '.join(keys)}; the last good checkpoint is"
+            f" {self._job.output.url_of(last) if last else 'none'}; a smaller"
+            " --set learning_rate= may help, in another --output"
+        )
+
+    def _key_of(self, step: int, index: int) -> str:
+        pictures = self._job.data.groups.pictures(self._sampler.group_of(step, index))
+        return pictures[self._sampler.patch_of(step, index, len(pictures))][0]
+
+    def _validate(self, validation: Sequence[Picture]) -> None:
+        """Measures, and begins to save what there is."""
+        trainer, recipe = self._trainer, self._job.recipe
+        share = range(self._rank, len(validation), self._world_size)
+        measured = measure(trainer.averaged(), validation, recipe, share)
+        sums = torch.tensor(
+            [sum(m.psnr_y_db for m in measured), sum(m.ssim_y for m in measured)],
+            dtype=torch.float64,
+            device=trainer.device,
+        )
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        psnr_y_db, ssim = (sums / len(validation)).tolist()
+        row: Row = {
+            "step": trainer.step_count,
+            "loss": float(np.mean([values["loss"] for _, values in self._scalars])),
+            "psnr_y_db": psnr_y_db,
+            "ssim_y": ssim,
+            "learning_rate": trainer.learning_rate(trainer.step_count - 1),
+            **self._clock.interval(trainer.step_count),
+        }
+        self._history.append(row)
+        scalars, self._scalars = self._scalars, []
+        if self._rank == 0:
+            self._board.show.remote(row)
+            with self._clock.saving():
+                self._save(row, scalars, [each.compared for each in measured[:SHOWN_PICTURES]])
+
+    def _save(
+        self, row: Row, scalars: list[tuple[int, dict[str, float]]], shown: list[Levels]
+    ) -> None:
+        output = self._job.output
+        checkpoint = Checkpoint(
+            step=self._trainer.step_count,
+            tensors=self._trainer.state(),
+            history=list(self._history),
+        )
+        figures = {name: value for name, value in row.items() if name not in ("step", "loss")}
+        events = [*scalars, (checkpoint.step, {f"validation {n}": v for n, v in figures.items()})]
+        pictures = {f"validation {number}": pixels for number, pixels in enumerate(shown)}
+
+        def save() -> None:
+            save_checkpoint(output, checkpoint)
+            write_events(output, events, pictures)
+
+        self._saver.submit(save)
+
+
+class _OtherWorkerError(Exception):
+    """Another worker knows more."""
+
+
+class _Clock:
+    """What the steps since the last validation took, and what they waited for."""
+
+    def __init__(self, step: int) -> None:
+        self._began_s = time.monotonic()
+        self._interval_s, self._interval_step = self._began_s, step
+        self._wait_s = self._save_s = 0.0
+
+    def waited_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the time until each is there counts as waiting, but for the first."""
+        first = next(batches, None)
+        if first is None:
+            return
+        self._interval_s = time.monotonic()
+        yield first
+        while True:
+            asked_s = time.monotonic()
+            batch = next(batches, None)
+            self._wait_s += time.monotonic() - asked_s
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def saving(self) -> Generator[None]:
+        began_s = time.monotonic()
+        yield
+        self._save_s += time.monotonic() - began_s
+
+    def is_over(self, seconds: float | None) -> bool:
+        return seconds is not None and time.monotonic() - self._began_s > seconds
+
+    def interval(self, step: int) -> dict[str, float]:
+        """Of the steps since the last call."""
+        now_s = time.monotonic()
+        took_s = max(now_s - self._interval_s, 1e-9)
+        row = {
+            "step_s": took_s / max(step - self._interval_step, 1),
+            "data_wait_share": self._wait_s / took_s,
+            "checkpoint_stall_share": self._save_s / took_s,
+        }
+        self._interval_s, self._interval_step = now_s, step
+        self._wait_s = self._save_s = 0.0
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One validation picture. PSNR and SSIM on BT.601 luma, border of `scale` pixels cropped."""
+
+    psnr_y_db: float
+    ssim_y: float
+    compared: Levels
+    """Base, output and target side by side: the middle of each, uint8 HWC RGB."""
+
+
+def measure(
+    network: ResidualNetwork,
+    pictures: Sequence[Picture],
+    recipe: TrainingRecipe,
+    indexes: range | None = None,
+) -> list[Measured]:
+    """Each of the pictures (uint8 HWC RGB) degraded as in training, always from the same seed."""
+    device = next(network.parameters()).device
+    found = list[Measured]()
+    for index in range(len(pictures)) if indexes is None else indexes:
+        _, target = pictures[index]
+        worn = degrade(target, recipe.degradation, np.random.default_rng((recipe.seed, index)))
+        x = to_nchw(worn).to(device)
+        with torch.inference_mode():
+            base, output = (
+                to_levels(network(x, strength=strength), np.dtype(np.uint8))[0]
+                for strength in (0.0, 1.0)
+            )
+        border_px = recipe.network.scale
+        found.append(
+            Measured(
+                psnr_y_db=psnr_y(output, target, border_px=border_px),
+                ssim_y=ssim_y(output, target, border_px=border_px),
+                compared=np.hstack([_middle(each) for each in (base, output, target)]),
+            )
+        )
+    return found
+
+
+def _middle(pixels: Levels) -> Levels:
+    sides = [min(SHOWN_PX, side) for side in pixels.shape[:2]]
+    top, left = ((s - side) // 2 for s, side in zip(pixels.shape[:2], sides, strict=True))
+    return pixels[top : top + sides[0], left : left + sides[1]]
+
+
+@ray.remote
+class Board:
+    """Where the workers write how far they are, and the driver reads it."""
+
+    def __init__(self) -> None:
+        self._step = self._furthest = 0
+        self._starts = 0
+        self._rows: list[Row] = []
+        self._lines: list[str] = []
+        self._note = "they gave no reason"
+        self._ended: str | None = None
+        self._failed: str | None = None
+
+    def begin(self) -> bool:
+        """Take note that workers start. False if they shouldn't."""
+        if self._step > self._furthest:
+            self._furthest, self._starts = self._step, 0
+        self._starts += 1
+        if self._starts > MAX_STARTS:
+            self._failed = self._failed or (
+                f"training failed: the workers died {MAX_STARTS} times without getting beyond step"
+                f" {self._furthest}: {self._note}"
+            )
+        return self._failed is None
+
+    def update(self, step: int) -> None:
+        self._step = step
+
+    def show(self, row: Row) -> None:
+        self._rows.append(row)
+
+    def tell(self, line: str) -> None:
+        self._lines.append(line)
+
+    def note(self, reason: str) -> None:
+        """Take note of why a worker died, if it could tell."""
+        self._note = reason
+
+    def fail(self, reason: str) -> None:
+        """The run can't go on. The first reason counts."""
+        self._failed = self._failed or reason
+
+    def end(self, reason: str | None) -> None:
+        self._ended = reason
+
+    def outcome(self) -> tuple[str | None, str | None]:
+        """Why the run ended, and why it failed."""
+        return self._ended, self._failed
+
+    def take(self) -> tuple[int, list[Row], list[str]]:
+        """The last step, and the rows and lines since the last call."""
+        rows, self._rows = self._rows, []
+        lines, self._lines = self._lines, []
+        return self._step, rows, lines
+
+
+@contextmanager
+def _progress(board: Any, steps: int) -> Generator[None]:
+    """Prints the workers' figures while the block runs."""
+    done = threading.Event()
+    thread = threading.Thread(target=_print_progress, args=(board, steps, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _print_progress(board: Any, steps: int, done: threading.Event) -> None:
+    first: tuple[float, int] | None = None
+    next_line_s = time.monotonic() + PLAIN_PROGRESS_EVERY_S
+    while True:
+        finished = done.wait(PROGRESS_EVERY_S)
+        try:
+            step, rows, lines = _get(board.take.remote())
+        except ray.exceptions.RayError:
+            return  # Ray is gone, and the main thread says why
+        for line in (*lines, *map(partial(_row_line, steps=steps), rows)):
+            print(line, flush=True)
+        now = time.monotonic()
+        if step and (first is None or step < first[1]):
+            first = (now, step)
+        if first and step > first[1] and (now >= next_line_s):
+            step_s = (now - first[0]) / (step - first[1])
+            left = format_duration((steps - step) * step_s)
+            print(f"step {step} of {steps}, {1000 * step_s:.0f} ms a step, {left} left", flush=True)
+            next_line_s = now + PLAIN_PROGRESS_EVERY_S
+        if finished:
+            return
+
+
+def _row_line(row: Row, *, steps: int) -> str:
+    return (
+        f"step {row['step']:.0f} of {steps}: loss {row['loss']:.5f}, validation "
+        f"{row['psnr_y_db']:.2f} dB PSNR-Y, {row['ssim_y']:.4f} SSIM-Y"
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """In one line. Workers that only lost their connection to the one at fault come last."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        failures = [_unwrapped(failure) for failure in error.worker_failures.values()]
+        return _one_line(min(failures, key=lambda f: "onnection" in str(f)))
+    if isinstance(error, ControllerError):
+        return _one_line(_unwrapped(error.controller_failure))
+    return _one_line(_unwrapped(error))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    # Ray gives the error of a remote process as its traceback, whose last line is the error.
+    line = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+    return line or type(error).__name__
+
+
+@contextmanager
+def _interrupt_as_usual() -> Generator[None]:
+    """Ray Train answers Ctrl-C by leaving with status 0, and keeps its handler afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _get(ref: Any) -> Any:
+    return ray.get(ref)

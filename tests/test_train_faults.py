@@ -1,0 +1,328 @@
+"""Training among failures: a run that was killed, anywhere, ends as an undisturbed one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from object_store_for_tests import (
+    FaultProxy,
+    Faults,
+    fault_proxy,
+    make_bucket,
+    use_store,
+)
+from photographs_for_tests import write_photographs
+from ray.cluster_utils import Cluster
+from training_for_tests import (
+    SETS,
+    assert_same_weights,
+    averaged,
+    plain_loop,
+    small_job,
+    small_recipe,
+)
+
+from cluster.connect import ray_session
+from pipelines import training_run
+from pipelines.checkpoints import Checkpoint
+from pipelines.cli import main
+from pipelines.photographs import PreparedData, prepare
+from pipelines.storage import Store, StoreError, open_source, open_store
+from pipelines.training_run import fit
+from resnet_core.errors import DataError
+from resnet_core.training import Trainer
+from resnet_core.weights import load_weights
+
+pytestmark = pytest.mark.ray
+
+STANDING_STILL = """
+import sys, time
+from pipelines import training_run
+from pipelines.cli import main
+from resnet_core.training import Trainer
+
+stop, work, step = int(sys.argv[1]), training_run.train_worker, Trainer.step
+
+def step_or_wait(trainer, *batch):
+    while trainer.step_count == stop:
+        time.sleep(0.1)
+    return step(trainer, *batch)
+
+def standing_worker(config):
+    Trainer.step = step_or_wait
+    work(config)
+
+training_run.train_worker = standing_worker
+sys.exit(main(sys.argv[2:]))
+"""
+"""The command, but the worker stands still after so many steps, without end."""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture
+def _session(nodes: Cluster) -> Iterator[None]:
+    with ray_session(address=nodes.address):
+        yield
+
+
+@pytest.fixture
+def data(tmp_path: Path, _session: None) -> PreparedData:
+    folder = write_photographs(tmp_path / "photographs", 4)
+    return prepare(
+        open_source(str(folder)),
+        None,
+        open_store(str(tmp_path)),
+        patch_px=96,
+        tell=lambda _: None,
+    )
+
+
+def dying(where: Callable[[Trainer, Path], bool], folder: Path) -> Callable[..., None]:
+    """A worker that ends itself before a step, once, as soon as `where` says so."""
+
+    def worker(config: dict[str, object]) -> None:
+        step = Trainer.step
+
+        def step_and_die(self: Trainer, *batch: torch.Tensor) -> torch.Tensor:
+            with (folder / "steps").open("a") as file:
+                file.write(f"{self.step_count} ")
+            mark = folder / "died"
+            if not mark.exists() and where(self, folder):
+                mark.touch()
+                os._exit(1)
+            return step(self, *batch)
+
+        Trainer.step = step_and_die
+        training_run.train_worker(config)
+
+    return worker
+
+
+def in_step_3(trainer: Trainer, folder: Path) -> bool:
+    if trainer.step_count != 3:
+        return False
+    while not list(folder.glob("run/checkpoints/00000002-*")):
+        time.sleep(0.05)
+    return True
+
+
+def test_a_worker_that_dies_in_a_step_goes_on_from_the_last_checkpoint(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, losses = plain_loop(small_recipe(), data)
+    monkeypatch.setattr(training_run, "train_worker", dying(in_step_3, tmp_path))
+    last, _ = fit(small_job(data, tmp_path / "run"))
+    assert (tmp_path / "steps").read_text().split() == ["0", "1", "2", "3", "2", "3", "4", "5"]
+    assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-4)
+    assert_same_weights(averaged(small_recipe(), last.tensors), expected.averaged(), atol=1e-5)
+
+
+def test_a_worker_that_dies_in_a_checkpoint_leaves_none_and_a_torn_one_is_passed_over(
+    data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected, losses = plain_loop(small_recipe(), data)
+
+    def worker(config: dict[str, object]) -> None:
+        save = training_run.save_checkpoint
+
+        def save_half(store: Store, checkpoint: Checkpoint) -> str:
+            mark = tmp_path / "died"
+            key = save(store, checkpoint)
+            if checkpoint.step == 4 and not mark.exists():
+                # What a store that isn't atomic would leave.
+                store.put(key, store.get(key).data[:-100])
+                mark.touch()
+                os._exit(1)
+            return key
+
+        training_run.save_checkpoint = save_half
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+    last, _ = fit(small_job(data, tmp_path / "run"))
+    assert re.search(r"00000004-.*: damaged; going on from the one before", capsys.readouterr().out)
+    assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-4)
+    assert_same_weights(averaged(small_recipe(), last.tensors), expected.averaged(), atol=1e-5)
+
+
+def test_workers_that_die_again_and_again_end_the_run(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worker(config: dict[str, object]) -> None:
+        def step(*_: object) -> torch.Tensor:
+            raise RuntimeError("out of memory")
+
+        Trainer.step = step  # pyright: ignore[reportAttributeAccessIssue]
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+    message = (
+        "training failed: the workers died 4 times without getting beyond step 0: out of memory"
+    )
+    with pytest.raises(DataError, match=message):
+        fit(small_job(data, tmp_path / "run"))
+
+
+def test_a_full_disk_ends_the_run_and_names_itself(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worker(config: dict[str, object]) -> None:
+        def save(store: Store, checkpoint: Checkpoint) -> str:
+            if checkpoint.step == 4:
+                raise StoreError(f"{store.url}: can't be written: No space left on device")
+            return real_save(store, checkpoint)
+
+        real_save = training_run.save_checkpoint
+        training_run.save_checkpoint = save
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+    with pytest.raises(DataError, match="run: can't be written: No space left on device"):
+        fit(small_job(data, tmp_path / "run"))
+    monkeypatch.undo()
+    last, _ = fit(small_job(data, tmp_path / "run"))
+    assert [row["step"] for row in last.history] == [2, 4, 6]
+
+
+def test_a_node_that_dies_leaves_fewer_workers_that_go_on(
+    nodes: Cluster, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "12")
+    recipe = small_recipe(steps=40, validate_every=4)
+    expected, losses = plain_loop(recipe, data)
+    extra = nodes.add_node(num_cpus=2)
+    job = small_job(data, tmp_path / "run", recipe=recipe, workers=(1, 2), threads=2)
+
+    def worker(config: dict[str, object]) -> None:
+        step = Trainer.step
+
+        def slow_step(self: Trainer, *batch: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.3)
+            with (tmp_path / f"node-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}").open("a"):
+                return step(self, *batch)
+
+        Trainer.step = slow_step
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+
+    def kill() -> None:
+        while not list(tmp_path.glob("run/checkpoints/00000008-*")):
+            time.sleep(0.1)
+        nodes.remove_node(extra)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    last, _ = fit(job)
+    thread.join()
+    seen = {path.name for path in tmp_path.glob("node-*")}
+    assert seen == {"node-0-of-2", "node-1-of-2", "node-0-of-1"}
+    assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
+    assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-3)
+
+
+def stop_at(
+    step: int, arguments: list[str], output: Path, stop: Callable[[int], None]
+) -> tuple[int, str]:
+    """Runs the command and stops its process once the checkpoint before `step` is there."""
+    command = [sys.executable, "-c", STANDING_STILL, str(step), *arguments]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while not list(output.glob(f"checkpoints/{step - 1:08}-*")):
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.1)
+            stop(process.pid)
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+    return process.returncode, errors
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def press_ctrl_c(pid: int) -> None:
+    """A terminal interrupts the whole group of processes."""
+    os.killpg(pid, signal.SIGINT)
+
+
+def test_however_it_was_stopped_the_same_command_ends_as_an_undisturbed_run(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs", 2)
+    paths = [tmp_path / name / "sr-x2.safetensors" for name in ("disturbed", "undisturbed")]
+    runs = [
+        ["train", "sr-x2", "--data", str(photographs), "--output", str(path.parent), *SETS]
+        for path in paths
+    ]
+    status, _ = stop_at(3, runs[0], paths[0].parent, kill)
+    assert status == -signal.SIGKILL
+    status, errors = stop_at(5, runs[0], paths[0].parent, press_ctrl_c)
+    assert status == 130, errors
+    assert errors == "resray: stopped; the same command goes on from the last checkpoint\n"
+    assert not paths[0].exists()
+    with ray_session():
+        assert [main(arguments) for arguments in runs] == [0, 0]
+    disturbed, undisturbed = (load_weights(str(path)) for path in paths)
+    assert_same_weights(disturbed.network, undisturbed.network, atol=0)
+    assert disturbed.metadata.training == undisturbed.metadata.training
+    assert disturbed.metadata.figures == undisturbed.metadata.figures
+    steps = [row[0] for row in disturbed.metadata.training["curve"]]
+    assert steps == [2, 4, 6], "each measured once"
+
+
+@pytest.fixture(scope="module")
+def proxy(seaweedfs_endpoint: str) -> Iterator[FaultProxy]:
+    with pytest.MonkeyPatch.context() as patch, fault_proxy(seaweedfs_endpoint) as made:
+        use_store(patch, made.endpoint)
+        yield made
+
+
+@pytest.mark.s3
+def test_from_bucket_to_bucket_while_the_store_fails(proxy: FaultProxy, tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 4)
+    bucket = make_bucket(proxy.endpoint)
+    photographs = open_store(f"s3://{bucket}/photographs")
+    for path in folder.iterdir():
+        photographs.put(path.name, path.read_bytes())
+    arguments = ["train", "sr-x2", "--data", photographs.url, *SETS]
+    proxy.faults = Faults(method="PUT", status_every=3, reset_every=7)
+    with ray_session():
+        assert main([*arguments, "--output", f"s3://{bucket}/runs/x2"]) == 0
+        failed = proxy.counts["status"]
+        proxy.faults = Faults()
+        assert main([*arguments[:3], str(folder), *SETS, "--output", str(tmp_path / "x2")]) == 0
+    assert failed >= 2
+    remote = open_store(f"s3://{bucket}/runs/x2").get("sr-x2.safetensors")
+    (tmp_path / "remote.safetensors").write_bytes(remote.data)
+    there, here = (
+        load_weights(str(path))
+        for path in (tmp_path / "remote.safetensors", tmp_path / "x2" / "sr-x2.safetensors")
+    )
+    assert_same_weights(there.network, here.network, atol=0)
+    keys = [info.key for info in open_store(f"s3://{bucket}/runs/x2").list_objects()]
+    assert len([key for key in keys if key.startswith("checkpoints/")]) <= 3
