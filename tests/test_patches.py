@@ -5,8 +5,9 @@ import pytest
 import torch
 from photographs_for_tests import make_photograph
 
-from resnet_core.degradation import bicubic, degrade
+from resnet_core.degradation import degrade
 from resnet_core.patches import PatchSampler, cut_patches, mean_gradient
+from resnet_core.standard_degradations import bicubic
 
 
 def sampler(**fields: object) -> PatchSampler:
