@@ -87,12 +87,8 @@ class Downscale:
             raise ConfigError(f"Downscale.scale: expected 1 or more, found {self.scale}")
         check_choices("Downscale.kinds", self.kinds, get_args(ResampleKind))
 
-    def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """float32 HWC, 0..1, in and out; the argument isn't changed."""
-        return to_pixels(self.apply_levels(to_levels(pixels), rng))
-
     def apply_levels(self, image: Levels, rng: np.random.Generator) -> Levels:
-        """The same on uint8 HWC, straight through Pillow."""
+        """uint8 HWC in and out, straight through Pillow."""
         height, width = image.shape[:2]
         if height % self.scale or width % self.scale:
             raise ValueError(f"{width}x{height} px: expected multiples of {self.scale}")
@@ -328,15 +324,12 @@ class Jpeg:
         top, left = (int(shift) for shift in rng.integers(*self.shift_px, size=2, endpoint=True))
         return quality, (top, left), draw_choice(rng, self.subsampling)
 
-    def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """float32 HWC, 0..1, in and out; the argument isn't changed."""
-        return to_pixels(self.apply_levels(to_levels(pixels), rng))
-
     def apply_levels(self, image: Levels, rng: np.random.Generator) -> Levels:
-        """The same on uint8 HWC."""
+        """uint8 HWC in and out."""
         quality, (top, left), subsampling = self.draw(rng)
-        padded = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="symmetric")
-        worn = _through_jpeg(padded, quality=quality, subsampling=subsampling)
+        if top or left:
+            image = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="symmetric")
+        worn = _through_jpeg(image, quality=quality, subsampling=subsampling)
         return np.ascontiguousarray(worn[top:, left:])
 
 
@@ -422,7 +415,7 @@ def _clip(pixels: Pixels) -> Pixels:
 
 
 def _interpolate(pixels: Pixels, size: Size, kind: InterpolationKind) -> Pixels:
-    """float32 HWC of the given height and width, clipped; centres of the corners aren't matched."""
+    """float32 HWC of the given size, clipped; outer edges match, not centres of corner pixels."""
     if pixels.shape[:2] == size:
         return pixels
     planes_nchw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis]))

@@ -107,7 +107,7 @@ def test_downscale_keeps_the_mean_and_the_place(kind: Any) -> None:
 def test_downscale_of_floats_is_pillows_on_levels() -> None:
     image = generator().integers(0, 256, (24, 34, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(image).resize((17, 12), Image.Resampling.BICUBIC))
-    found = Downscale(scale=2).apply(to_pixels(image), generator())
+    found = after(Downscale(scale=2), to_pixels(image), generator())
     np.testing.assert_array_equal(to_levels(found), expected)
 
 
