@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resnet_core import Enhancer, decode, load_weights
 from resnet_core.classical import bicubic
-from resnet_core.degradation import crop_to_multiple, degrade, standard_degradation
+from resnet_core.degradation import crop_to_multiple, degrade
 from resnet_core.metrics import psnr_y
+from resnet_core.standard_degradations import standard_degradation
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = "sr-x2"

@@ -38,19 +38,14 @@ from pipelines.report import (
     write_evaluate_report,
 )
 from resnet_core.classical import CLASSICAL
-from resnet_core.degradation import (
-    Degradation,
-    Levels,
-    crop_to_multiple,
-    degrade,
-    gaussian_noise,
-    jpeg,
-)
+from resnet_core.degradation import Degradation, crop_to_multiple, degrade
 from resnet_core.enhancer import Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError, DataError, ImageError, UnsupportedImageError
 from resnet_core.images import decode
 from resnet_core.images.image import round_to_8_bit
+from resnet_core.levels import Levels
 from resnet_core.metrics import luma_y, psnr_rgb, psnr_y, ssim_y
+from resnet_core.standard_degradations import gaussian_noise, jpeg
 from resnet_core.weights import Weights, load_weights, packaged_weights
 
 NOISE_SIGMAS = (15, 25, 50)

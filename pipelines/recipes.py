@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from resnet_core.degradation import bicubic, standard_degradation
 from resnet_core.errors import ConfigError, did_you_mean
 from resnet_core.network import NetworkConfig
+from resnet_core.standard_degradations import bicubic, standard_degradation
 from resnet_core.training import TrainingRecipe
 
 
@@ -64,17 +64,17 @@ def dejpeg() -> TrainingRecipe:
 
 
 def restore() -> TrainingRecipe:
-    """An ordinary worn photograph: mild blur, noise and JPEG together."""
-    return same_size("restore", "BSRGAN, arXiv:2103.14006, sec. III; Real-ESRGAN, arXiv:2107.10833")
+    """An ordinary worn photograph: mild blur, another size, noise and JPEG, each twice."""
+    return same_size("restore", "Real-ESRGAN, arXiv:2107.10833, sec. 3; BSRGAN, arXiv:2103.14006")
 
 
 def photo_x2() -> TrainingRecipe:
-    """Twice the size of an ordinary worn photograph."""
+    """Twice the size of a worn photograph."""
     return replace(
         super_resolution(2),
         name="photo-x2",
         degradation=standard_degradation("photo-x2"),
-        source="BSRGAN, arXiv:2103.14006, sec. III; EDSR, arXiv:1707.02921, sec. 4.2",
+        source="Real-ESRGAN, arXiv:2107.10833, sec. 3; EDSR, arXiv:1707.02921, sec. 4.2",
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from resnet_core.degradation import Levels, from_pil, to_levels, to_pil
+from resnet_core.levels import Levels, from_pil, to_levels, to_pil
 
 Enhance = Callable[[Levels, int], Levels]
 

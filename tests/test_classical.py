@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnet_core.classical import CLASSICAL, bicubic, bilateral, lanczos, median, unsharp_mask
-from resnet_core.degradation import degrade, gaussian_noise
+from resnet_core.degradation import degrade
 from resnet_core.metrics import psnr_rgb
+from resnet_core.standard_degradations import gaussian_noise
 
 EVERY_METHOD = pytest.mark.parametrize("name", CLASSICAL)
 

@@ -22,11 +22,12 @@ from pipelines.evaluate import (
     run,
 )
 from resnet_core.classical import CLASSICAL
-from resnet_core.degradation import degrade, standard_degradation
+from resnet_core.degradation import degrade
 from resnet_core.enhancer import EnhanceSettings
 from resnet_core.errors import ConfigError, DataError, WeightsError
 from resnet_core.metrics import psnr_y, ssim_y
 from resnet_core.network import NetworkConfig, ResidualNetwork
+from resnet_core.standard_degradations import standard_degradation
 from resnet_core.weights import Weights, WeightsMetadata, load_weights, save_weights
 
 

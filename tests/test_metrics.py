@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from skimage import metrics as skimage_metrics
 
 from resnet_core.classical import bicubic as enlarge
-from resnet_core.degradation import bicubic, crop_to_multiple, degrade
+from resnet_core.degradation import crop_to_multiple, degrade
 from resnet_core.metrics import crop_border, luma_y, psnr, psnr_rgb, psnr_y, ssim, ssim_y
+from resnet_core.standard_degradations import bicubic
 
 PictureMetric = Callable[..., float]
 PICTURE_METRICS = pytest.mark.parametrize("metric", [psnr_y, ssim_y, psnr_rgb])

@@ -17,9 +17,9 @@ from ray import cloudpickle
 
 from cluster.connect import ray_session
 from pipelines.patch_stream import Tasks, spans, stream
-from resnet_core.degradation import bicubic
 from resnet_core.errors import DataError
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler, cut_patches
+from resnet_core.standard_degradations import bicubic
 
 PATCHES = cut_patches(make_photograph(260, 260), patch_px=64)
 TASKS = Tasks(at_once=2, cpus_each=0.25)

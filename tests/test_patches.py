@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from photographs_for_tests import make_photograph
 
-from resnet_core.degradation import bicubic, degrade
+from resnet_core.degradation import degrade
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler, cut_patches, mean_gradient
+from resnet_core.standard_degradations import bicubic
 
 PATCHES = cut_patches(make_photograph(200, 260), patch_px=64)
 GROUPS = [PATCHES[:3], PATCHES[3:8], PATCHES[8:9]]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from photographs_for_tests import make_photograph
 
-from resnet_core.degradation import bicubic
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.network import NetworkConfig, ResidualNetwork, fold
 from resnet_core.patches import PatchSampler, cut_patches
+from resnet_core.standard_degradations import bicubic
 from resnet_core.training import Trainer, TrainingRecipe
 
 NETWORK = NetworkConfig(scale=2, num_blocks=1, channels=16, expansion=2)

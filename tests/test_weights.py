@@ -10,9 +10,10 @@ from safetensors.torch import load, save
 from weights_for_tests import SMALL, metadata_for, random_network, write_weights
 
 from resnet_core import weights as module
-from resnet_core.degradation import bicubic, describe
+from resnet_core.degradation import describe
 from resnet_core.errors import ConfigError, DataError, WeightsError
 from resnet_core.network import NetworkConfig, ResidualNetwork
+from resnet_core.standard_degradations import bicubic
 from resnet_core.weights import load_weights, packaged_weights, save_weights
 
 DEEPER = describe(bicubic(4))

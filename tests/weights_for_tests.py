@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from resnet_core.degradation import DENOISE, bicubic
 from resnet_core.network import NetworkConfig, ResidualNetwork
+from resnet_core.standard_degradations import DENOISE, bicubic
 from resnet_core.weights import Weights, WeightsMetadata, save_weights
 
 SMALL = NetworkConfig(scale=2, num_blocks=2, channels=16)
