@@ -22,7 +22,6 @@ done, doesn't look at etags, and loads every id into each of its actors. So the 
 """
 
 import itertools
-import logging
 import pickle
 import threading
 import time
@@ -40,6 +39,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
+from pipelines.data_engine import data_context, quieten
 from pipelines.ledger import LedgerRow, Table
 from pipelines.pacing import Costs, Limits, Plan
 from pipelines.storage import StoreError
@@ -460,13 +460,9 @@ class BulkRun:
 
     def _dataset(self, conductor: Any) -> ray.data.Dataset:
         if not self.verbose:
-            _quieten()
-        context = DataContext.get_current().copy()
+            quieten()
+        context = data_context()
         context.target_max_block_size = 1
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        context.execution_no_progress_timeout_s = -1
-        context.memory_usage_poll_interval_s = None
         # The conductor holds the listing back; the engine would take two batches of it, ten times
         # a second (`ray_remote_args`, which also says so, is deprecated).
         context._max_num_blocks_in_streaming_gen_buffer = LISTED_AT_ONCE  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -515,10 +511,3 @@ class BulkRun:
 
 def _get(ref: Any) -> Any:
     return ray.get(ref)
-
-
-def _quieten() -> None:
-    """Ray Data writes its plan and each error's trace to the terminal; files keep them."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setLevel(logging.CRITICAL)

@@ -20,6 +20,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from torch import Tensor
 
+from pipelines.data_engine import data_context
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.pixels import to_nchw
 
@@ -105,11 +106,8 @@ class _PlanSource(Datasource):
 
 
 def _dataset(maker: _ShareMaker, steps: range, tasks: Tasks) -> ray.data.Dataset:
-    context = DataContext.get_current().copy()
+    context = data_context()
     context.target_max_block_size = 1  # each span of the plan is a block of its own
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = True
     # The engine would fill a quarter of the memory with what is wanted in an hour.
     held = 2 * (SPANS_AHEAD + tasks.at_once) * maker.span_bytes

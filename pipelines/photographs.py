@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 from numpy.typing import NDArray
+from ray.data import DataContext
 
+from pipelines.data_engine import data_context
 from pipelines.storage import ObjectInfo, Source, Store, StoreError
 from resnet_core.errors import BrokenImageError, DataError, ImageError
 from resnet_core.images import FORMATS, decode, round_to_8_bit
@@ -177,7 +179,9 @@ def _cut(
     records = dict[int, _Record]()
     read = 0
     cut = _PartCutter(source=data, store=store, patch_px=patch_px)
-    for row in ray.data.from_items(parts, override_num_blocks=len(parts)).map(cut).iter_rows():
+    with DataContext.current(data_context()):
+        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map(cut).iter_rows()
+    for row in rows:
         if row["error"]:
             raise StoreError(row["error"])
         record = _Record(**json.loads(row["record"]))

@@ -21,6 +21,7 @@ import ray
 from cluster.connect import Resources, ray_session
 from pipelines.argument_types import duration_s, positive, worker_range
 from pipelines.checkpoints import Row, best_key, read_checkpoint
+from pipelines.data_engine import quieten
 from pipelines.patch_stream import Tasks
 from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import RECIPES, build_recipe, describe_fields
@@ -136,13 +137,15 @@ def run(args: argparse.Namespace) -> int:
         # Said now, not in a worker.
         fresh = Trainer(recipe).start_from(start.network)
         _tell(f"starting from {start.name}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    beside, output = _places(args.output or f"runs/{recipe.name}")
     source = open_source(args.data)
     validation = open_source(args.validation) if args.validation else None
-    beside, output = _places(args.output or f"runs/{recipe.name}")
     output.make_writable()
     try:
         with ray_session(address=args.address, verbose=args.verbose) as resources:
             check_resources(resources, num_workers=args.num_workers[0], use_gpu=args.use_gpu)
+            if not args.verbose:
+                quieten()
             data = prepare(source, validation, beside, patch_px=PATCH_PX, tell=_tell)
             begun = _claim(output, recipe, data, start)
             _tell(

@@ -48,7 +48,7 @@ from pipelines.stopping import StopRules
 from pipelines.storage import Store
 from pipelines.training_log import write_events
 from resnet_core.degradation import degrade
-from resnet_core.errors import DataError, ResrayError
+from resnet_core.errors import ConfigError, DataError, ResrayError
 from resnet_core.metrics import psnr_y, ssim_y
 from resnet_core.network import ResidualNetwork
 from resnet_core.patches import PatchSampler
@@ -112,9 +112,14 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     """Runs the job on a connected Ray, from its newest checkpoint if there is one.
 
     Returns the last checkpoint and why the run ended there. Raises DataError with the reason if the
-    workers die again and again from the same step, or with what else ends a run.
+    workers die again and again from the same step, or with what else ends a run, and ConfigError if
+    the run is beyond the recipe's steps already.
     """
     begun = load_newest(job.output)
+    if begun and begun.step > job.recipe.steps:
+        raise ConfigError(
+            f"{job.output.url} is at step {begun.step} already, beyond steps={job.recipe.steps}"
+        )
     ended = job.rules.reason(begun.history) if begun else None
     if begun and ended:
         return begun, ended
