@@ -123,7 +123,7 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     ended = job.rules.reason(begun.history) if begun else None
     if begun and ended:
         return begun, ended
-    board = Board.options(num_cpus=0).remote()
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             train_worker,
@@ -431,9 +431,8 @@ def _middle(pixels: Levels) -> Levels:
     return pixels[top : top + sides[0], left : left + sides[1]]
 
 
-@ray.remote
 class Board:
-    """Where the workers write how far they are, and the driver reads it."""
+    """Where the workers write how far they are, and the driver reads it: an actor."""
 
     def __init__(self) -> None:
         self._step = self._furthest = 0

@@ -1,20 +1,23 @@
 """Training through Ray Train: the core's own losses, for any number of workers, and its ends."""
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from photographs_for_tests import write_photographs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_for_tests import assert_same_weights, averaged, plain_loop, small_job, small_recipe
 
 from cluster.connect import ray_session
+from pipelines.patch_stream import Tasks
 from pipelines.photographs import PreparedData, prepare
 from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
-from pipelines.training_run import fit, measure
-from resnet_core.errors import DataError
+from pipelines.training_run import MAX_STARTS, Board, fit, measure
+from resnet_core.errors import ConfigError, DataError
 from resnet_core.training import Trainer
 
 pytestmark = pytest.mark.ray
@@ -35,12 +38,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     )
 
 
+@pytest.fixture(scope="module")
+def finished(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run of one worker: its output, and what `fit` gave."""
+    output = tmp_path_factory.mktemp("runs") / "one"
+    return output, fit(small_job(data, output))
+
+
 def test_one_worker_and_a_plain_loop_give_the_same_losses(
-    data: PreparedData, tmp_path: Path
+    data: PreparedData, finished: tuple[Path, Any]
 ) -> None:
     recipe = small_recipe()
     expected, losses = plain_loop(recipe, data)
-    last, ended = fit(small_job(data, tmp_path / "run"))
+    last, ended = finished[1]
     assert ended == "all 6 steps of the schedule are done"
     assert [row["step"] for row in last.history] == [2, 4, 6]
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-4)
@@ -50,52 +60,38 @@ def test_one_worker_and_a_plain_loop_give_the_same_losses(
     assert last.history[-1]["ssim_y"] == pytest.approx(measured[0].ssim_y, abs=1e-5)
 
 
-@pytest.mark.parametrize("num_workers", [2, 3])
-def test_more_workers_take_the_steps_of_one(
-    data: PreparedData, tmp_path: Path, num_workers: int
-) -> None:
-    """Three of them have shares of two examples and of one."""
+def test_more_workers_take_the_steps_of_one(data: PreparedData, tmp_path: Path) -> None:
+    """Three, of which one has two examples and the others one."""
     recipe = small_recipe()
     expected, losses = plain_loop(recipe, data)
-    workers = (num_workers, num_workers)
-    job = replace(small_job(data, tmp_path / "run"), workers=workers)
-    if num_workers == 3:
-        job = replace(job, tasks=replace(job.tasks, cpus_each=0.2))
-    last, _ = fit(job)
+    tasks = Tasks(at_once=2, cpus_each=0.2)
+    last, _ = fit(small_job(data, tmp_path / "run", workers=(3, 3), tasks=tasks))
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
 
 
-def test_the_same_run_gives_the_same_bytes_and_a_longer_one_goes_on(
-    data: PreparedData, tmp_path: Path
+def test_the_same_run_gives_the_same_bytes(
+    data: PreparedData, finished: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    runs = [fit(small_job(data, tmp_path / name))[0] for name in "ab"]
-    assert runs[0].tensors.keys() == runs[1].tensors.keys()
-    for name, value in runs[0].tensors.items():
-        assert torch.equal(value, runs[1].tensors[name]), name
-    # A run that is done isn't run again: Ray isn't even asked.
-    again, ended = fit(small_job(data, tmp_path / "a"))
-    assert (again.step, ended) == (6, "all 6 steps of the schedule are done")
-    longer, _ = fit(small_job(data, tmp_path / "a", recipe=small_recipe(steps=8)))
-    assert longer.history[:3] == runs[0].history
+    first, second = finished[1][0], fit(small_job(data, tmp_path / "run"))[0]
+    assert first.tensors.keys() == second.tensors.keys()
+    for name, value in first.tensors.items():
+        assert torch.equal(value, second.tensors[name]), name
+
+
+def test_a_run_that_is_done_can_be_made_longer(
+    data: PreparedData, finished: tuple[Path, Any], tmp_path: Path
+) -> None:
+    output, (first, ended) = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    again = fit(small_job(data, copy))
+    assert (again[0].step, again[1]) == (6, ended)
+    longer, _ = fit(small_job(data, copy, recipe=small_recipe(steps=8)))
+    assert longer.history[:3] == first.history
     assert [row["step"] for row in longer.history] == [2, 4, 6, 8]
-
-
-@pytest.mark.parametrize(
-    ("rules", "step", "ended"),
-    [
-        ({"max_steps": 3}, 3, "--max-steps 3 are done"),
-        ({"target_psnr_db": 5.0}, 2, "--target-psnr 5 is reached"),
-        ({"target_loss": 0.9}, 2, "--target-loss 0.9 is reached"),
-    ],
-)
-def test_a_rule_ends_the_run_with_a_checkpoint(
-    data: PreparedData, tmp_path: Path, rules: dict[str, float], step: int, ended: str
-) -> None:
-    job = small_job(data, tmp_path / "run", rules=StopRules(steps=6, **rules))  # pyright: ignore[reportArgumentType]
-    last, reason = fit(job)
-    assert last.step == step
-    assert reason.startswith(ended)
+    with pytest.raises(ConfigError, match="is at step 8 already, beyond steps=4"):
+        fit(small_job(data, copy, recipe=small_recipe(steps=4)))
 
 
 def test_time_that_is_over_ends_the_run_at_the_next_look(
@@ -124,14 +120,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_told_with_its_photographs
         fit(job)
 
 
-def test_tensorboard_reads_what_a_run_logs(data: PreparedData, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import (  # noqa: PLC0415
-        EventAccumulator,
-    )
-
-    fit(small_job(data, tmp_path / "run"))
-    log = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0})
-    files = sorted((tmp_path / "run" / "tensorboard").iterdir())
+def test_tensorboard_reads_what_a_run_logs(finished: tuple[Path, Any]) -> None:
+    files = sorted((finished[0] / "tensorboard").iterdir())
     assert len(files) == 3
     steps = set[int]()
     for file in files:
@@ -141,3 +131,26 @@ def test_tensorboard_reads_what_a_run_logs(data: PreparedData, tmp_path: Path) -
         assert log.Tags()["images"] == ["validation 0"]
         assert len(log.Scalars("validation psnr_y_db")) == 1
     assert steps == {1, 2, 3, 4, 5, 6}
+
+
+def test_workers_that_die_without_getting_further_end_the_run() -> None:
+    board = Board()
+    for step in (5, 8):
+        # They got further each time.
+        assert board.begin()
+        board.update(step)
+    board.note("out of memory")
+    assert [board.begin() for _ in range(MAX_STARTS)] == [True] * (MAX_STARTS - 1) + [False]
+    assert board.outcome() == (
+        None,
+        f"training failed: the workers died {MAX_STARTS} times without getting beyond step 8:"
+        " out of memory",
+    )
+
+
+def test_the_first_reason_of_a_failure_counts() -> None:
+    board = Board()
+    board.fail("the disk is full")
+    board.fail("it was closed")
+    assert not board.begin()
+    assert board.outcome() == (None, "the disk is full")
