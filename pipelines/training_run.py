@@ -228,10 +228,9 @@ class _Worker:
 
     def _restore(self) -> bool:
         """Takes the newest checkpoint that is whole. False if the run is over."""
-        chosen: tuple[str | None, bool] | None = None
+        chosen: tuple[str | None, bool] = None, False
         if self._rank == 0:
-            told = self._board.tell.remote
-            key = newest_key(self._job.output, told)
+            key = newest_key(self._job.output, self._board.tell.remote)
             chosen = key, _get(self._board.begin.remote())
         # So that all go on from the same one, whatever is still being written.
         key, goes_on = ray.train.collective.broadcast_from_rank_zero(chosen)
@@ -291,6 +290,7 @@ class _Worker:
     def _validate(self, validation: Sequence[Picture]) -> None:
         """Measures, and begins to save what there is."""
         trainer, recipe = self._trainer, self._job.recipe
+        took = self._clock.interval(trainer.step_count)
         share = range(self._rank, len(validation), self._world_size)
         measured = measure(trainer.averaged(), validation, recipe, share)
         sums = torch.tensor(
@@ -307,7 +307,7 @@ class _Worker:
             "psnr_y_db": psnr_y_db,
             "ssim_y": ssim,
             "learning_rate": trainer.learning_rate(trainer.step_count - 1),
-            **self._clock.interval(trainer.step_count),
+            **took,
         }
         self._history.append(row)
         scalars, self._scalars = self._scalars, []
@@ -315,6 +315,7 @@ class _Worker:
             self._board.show.remote(row)
             with self._clock.saving():
                 self._save(row, scalars, [each.compared for each in measured[:SHOWN_PICTURES]])
+        self._clock.begin_interval(trainer.step_count)
 
     def _save(
         self, row: Row, scalars: list[tuple[int, dict[str, float]]], shown: list[Levels]
@@ -341,19 +342,24 @@ class _OtherWorkerError(Exception):
 
 
 class _Clock:
-    """What the steps since the last validation took, and what they waited for."""
+    """What the steps between two validations took, and what they waited for."""
 
     def __init__(self, step: int) -> None:
         self._began_s = time.monotonic()
-        self._interval_s, self._interval_step = self._began_s, step
-        self._wait_s = self._save_s = 0.0
+        self._save_s = 0.0
+        self.begin_interval(step)
+
+    def begin_interval(self, step: int) -> None:
+        """The steps after `step` count from now."""
+        self._interval_s, self._interval_step = time.monotonic(), step
+        self._wait_s = 0.0
 
     def waited_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; the time until each is there counts as waiting, but for the first."""
         first = next(batches, None)
         if first is None:
             return
-        self._interval_s = time.monotonic()
+        self.begin_interval(self._interval_step)
         yield first
         while True:
             asked_s = time.monotonic()
@@ -367,23 +373,19 @@ class _Clock:
     def saving(self) -> Generator[None]:
         began_s = time.monotonic()
         yield
-        self._save_s += time.monotonic() - began_s
+        self._save_s = time.monotonic() - began_s
 
     def is_over(self, seconds: float | None) -> bool:
         return seconds is not None and time.monotonic() - self._began_s > seconds
 
     def interval(self, step: int) -> dict[str, float]:
-        """Of the steps since the last call."""
-        now_s = time.monotonic()
-        took_s = max(now_s - self._interval_s, 1e-9)
-        row = {
+        """Of the steps until now, and how long the checkpoint before them held them up."""
+        took_s = max(time.monotonic() - self._interval_s, 1e-9)
+        return {
             "step_s": took_s / max(step - self._interval_step, 1),
             "data_wait_share": self._wait_s / took_s,
             "checkpoint_stall_share": self._save_s / took_s,
         }
-        self._interval_s, self._interval_step = now_s, step
-        self._wait_s = self._save_s = 0.0
-        return row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ class Trainer:
         before the step, a detached scalar on the device: its mean over the workers is that of the
         batch, also where their shares differ in size.
         """
-        self._model.train()
+        self._wrapped.train()
         optimizers = [self._adam, *([self._muon] if self._muon else [])]
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -1,0 +1,249 @@
+"""Training steps: resray with one worker and with two, and a plain loop with all data in memory.
+
+The plain loop has its batches degraded and in memory before it begins; resray reads patches, crops
+and degrades while it trains. Both take the steps of the same recipe, `sr-x2`.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from cluster.connect import WORKER_ENVIRONMENT, ray_session
+from parts.end_to_end import photographs
+from parts.figures import Figure, median_ratio, table
+from pipelines import training_run
+from pipelines.photographs import PreparedData, prepare
+from pipelines.recipes import build_recipe
+from pipelines.stopping import StopRules
+from pipelines.storage import open_source, open_store
+from pipelines.train import PATCH_PX, make_job
+from pipelines.training_run import TrainingJob, fit, measure
+from resnet_core.patches import PatchSampler
+from resnet_core.training import Trainer, TrainingRecipe
+
+INTERVAL = 20
+"""Steps between two checkpoints: far fewer than in earnest, so that their cost is seen."""
+INTERVALS = 4
+"""Of which the first warms up."""
+IN_MEMORY = 64
+"""Batches of the plain loop, which come again."""
+
+Row = dict[str, float]
+
+
+def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
+    """One worker with all threads, two with half of them, and the loop, in turn."""
+    recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}", f"validate_every={INTERVAL}"])
+    one: list[list[Row]] = []
+    two: list[list[Row]] = []
+    loop: list[float] = []
+    with ray_session() as resources:
+        data = _prepared(folder / "photographs", 20)
+        jobs = {
+            number: make_job(
+                recipe,
+                data,
+                open_store(str(folder)),
+                StopRules(steps=recipe.steps),
+                resources=resources,
+                workers=(number, number),
+            )
+            for number in (1, 2)
+        }
+        first_step_s = _first_step_s(jobs[1], folder)
+        for group in range(groups):
+            loop.append(_plain_loop(data, folder / "loop.json", threads=jobs[1].threads))
+            for number, found in ((1, one), (2, two)):
+                output = open_store(str(folder / f"{group}-{number}"))
+                last, _ = fit(replace(jobs[number], output=output))
+                found.append(last.history[1:])
+            print(f"group {group + 1} of {groups}", flush=True)
+    one_s, two_s = ([median(row["step_s"] for row in rows) for rows in each] for each in (one, two))
+    waits = [row["data_wait_share"] for rows in one for row in rows]
+    stalls = [row["checkpoint_stall_share"] for rows in one for row in rows]
+    print(
+        table(
+            f"Steps of sr-x2, {groups} times {INTERVALS - 1} intervals of {INTERVAL}",
+            ("", "ms a step", "range"),
+            [
+                ("a plain loop, its batches in memory", *_told(loop)),
+                ("resray, one worker", *_told(one_s)),
+                ("resray, two workers with half the threads", *_told(two_s)),
+            ],
+        )
+    )
+    print(f"From the start to the first step's checkpoint: {first_step_s:.1f} s\n")
+    return [
+        Figure(name="train_vs_loop", value=median_ratio(loop, one_s), aim=0.95),
+        Figure(name="data_wait_share", value=median(waits), aim=0.03, at_least=False),
+        Figure(name="two_workers_vs_one", value=median_ratio(one_s, two_s), aim=0.9),
+        Figure(name="checkpoint_stall_share", value=median(stalls), aim=0.05, at_least=False),
+    ]
+
+
+def measure_precision(folder: Path, *, steps: int) -> list[Figure]:
+    """bfloat16 with channels last against float32: the time, and the PSNR after equal steps."""
+    with ray_session():
+        data = _prepared(folder / "photographs", 20)
+    fields = [f"steps={steps}", f"warmup_steps={min(200, steps // 4)}"]
+    exact = build_recipe("sr-x2", [*fields, "channels_last=false"])
+    trainers = [Trainer(exact), Trainer(replace(exact, precision="bfloat16", channels_last=True))]
+    sampler = _sampler(data, exact)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    while trainers[0].step_count < steps:
+        batches = [sampler.batch(trainers[0].step_count + k) for k in range(INTERVAL)]
+        for trainer, found in zip(trainers, seconds, strict=True):
+            began_s = time.monotonic()
+            for batch in batches:
+                trainer.step(*batch)
+            found.append((time.monotonic() - began_s) / INTERVAL)
+    validation = data.validation()
+    scores = [
+        fmean(each.psnr_y_db for each in measure(trainer.averaged(), validation, exact))
+        for trainer in trainers
+    ]
+    print(
+        table(
+            f"Precision, {steps} equal steps of sr-x2",
+            ("", "ms a step", "range", "validation PSNR-Y, dB"),
+            [
+                ("float32", *_told(seconds[0][1:]), f"{scores[0]:.3f}"),
+                ("bfloat16, channels last", *_told(seconds[1][1:]), f"{scores[1]:.3f}"),
+            ],
+        )
+    )
+    gain = median_ratio(seconds[0][1:], seconds[1][1:])
+    return [
+        Figure(name="bf16_gain", value=gain, aim=1.0),
+        Figure(name="bf16_psnr_loss_db", value=scores[0] - scores[1], aim=0.05, at_least=False),
+    ]
+
+
+def measure_memory(folder: Path, *, counts: tuple[int, int]) -> list[Figure]:
+    """Peak memory of the worker and of the driver with few photographs and with many."""
+    recipe = build_recipe("sr-x2", [f"steps={6 * INTERVAL}", f"validate_every={3 * INTERVAL}"])
+    peaks: list[tuple[int, int]] = []
+    for count in counts:
+        command = [sys.executable, "-m", "parts.training", str(folder), str(count)]
+        done = subprocess.run(  # noqa: S603
+            command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+        )
+        peaks.append(tuple(json.loads(done.stdout.splitlines()[-1])))
+    print(
+        table(
+            f"Peak memory over {recipe.steps} steps, MiB",
+            ("photographs", "worker", "driver"),
+            [
+                (str(count), *(f"{peak // 1024}" for peak in pair))
+                for count, pair in zip(counts, peaks, strict=True)
+            ],
+        )
+    )
+    growth = max(many / few for few, many in zip(*peaks, strict=True))
+    return [Figure(name="train_memory_growth", value=growth, aim=1.1, at_least=False)]
+
+
+def _peaks(folder: Path, count: int) -> tuple[int, int]:
+    """Of the worker and of this process, in KiB."""
+    recipe = build_recipe("sr-x2", [f"steps={6 * INTERVAL}", f"validate_every={3 * INTERVAL}"])
+    peak = folder / f"peak-{count}"
+    work = training_run.train_worker
+
+    def worker(config: dict[str, Any]) -> None:
+        work(config)
+        peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+    training_run.train_worker = worker
+    with ray_session() as resources:
+        data = _prepared(folder / f"photographs-{count}", count)
+        fit(
+            make_job(
+                recipe,
+                data,
+                open_store(str(folder / f"memory-{count}")),
+                StopRules(steps=recipe.steps),
+                resources=resources,
+            )
+        )
+    return int(peak.read_text()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _prepared(folder: Path, count: int) -> PreparedData:
+    folder.mkdir(exist_ok=True)
+    for number, picture in enumerate(photographs(count)):
+        (folder / f"{number:04}.jpg").write_bytes(picture)
+    cache = open_store(str(folder.parent))
+    return prepare(open_source(str(folder)), None, cache, patch_px=PATCH_PX, tell=lambda _: None)
+
+
+def _sampler(data: PreparedData, recipe: TrainingRecipe) -> PatchSampler:
+    return PatchSampler(
+        groups=[data.groups[index] for index in range(len(data.groups))],
+        patch_px=data.patch_px,
+        degradation=recipe.degradation,
+        input_px=recipe.input_px,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
+
+
+def _first_step_s(job: TrainingJob, folder: Path) -> float:
+    output = folder / "first"
+    began_s = time.time()
+    rules = replace(job.rules, max_steps=1)
+    fit(replace(job, output=open_store(str(output)), rules=rules))
+    (checkpoint,) = (output / "checkpoints").iterdir()
+    return checkpoint.stat().st_mtime - began_s
+
+
+def _plain_loop(data: PreparedData, answer: Path, *, threads: int) -> float:
+    """Median seconds of a step, in a process of its own with the environment of a worker."""
+    answer.write_text(json.dumps({"folder": data.store.url, "threads": threads}))
+    environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+    code = "from parts.training import run_plain_loop; import sys; run_plain_loop(sys.argv[1])"
+    subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code, str(answer)],
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+        check=True,
+    )
+    return json.loads(answer.read_text())["step_s"]
+
+
+def run_plain_loop(answer: str) -> None:
+    """The rival: what a user would write with the network, the loss and the optimiser at hand."""
+    asked = json.loads(Path(answer).read_text())
+    torch.set_num_threads(asked["threads"])
+    recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}"])
+    index = json.loads((Path(asked["folder"]) / "data.json").read_text())
+    lists = {name: tuple(index[name]) for name in ("groups_in_parts", "broken")}
+    data = PreparedData(store=open_store(asked["folder"]), name="", **index | lists)
+    sampler = _sampler(data, recipe)
+    batches = [sampler.batch(step) for step in range(IN_MEMORY)]
+    trainer = Trainer(recipe)
+    seconds: list[float] = []
+    for _ in range(INTERVALS):
+        began_s = time.monotonic()
+        for _ in range(INTERVAL):
+            trainer.step(*batches[trainer.step_count % IN_MEMORY]).item()
+        seconds.append((time.monotonic() - began_s) / INTERVAL)
+    Path(answer).write_text(json.dumps({"step_s": median(seconds[1:])}))
+
+
+def _told(seconds: Sequence[float]) -> tuple[str, str]:
+    milliseconds = [1000 * value for value in seconds]
+    return f"{median(milliseconds):.0f}", f"{min(milliseconds):.0f} to {max(milliseconds):.0f}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(_peaks(Path(sys.argv[1]), int(sys.argv[2]))))
