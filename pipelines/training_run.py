@@ -292,12 +292,12 @@ class _Worker:
         trainer, recipe = self._trainer, self._job.recipe
         took = self._clock.interval(trainer.step_count)
         share = range(self._rank, len(validation), self._world_size)
-        measured = measure(trainer.averaged(), validation, recipe, share)
-        sums = torch.tensor(
-            [sum(m.psnr_y_db for m in measured), sum(m.ssim_y for m in measured)],
-            dtype=torch.float64,
-            device=trainer.device,
-        )
+        figures, shown = list[tuple[float, float]](), list[Levels]()
+        for each in measure(trainer.averaged(), validation, recipe, share):
+            figures.append((each.psnr_y_db, each.ssim_y))
+            if len(shown) < SHOWN_PICTURES:
+                shown.append(each.compared)
+        sums = torch.tensor(figures, dtype=torch.float64).reshape(-1, 2).sum(0).to(trainer.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         psnr_y_db, ssim = (sums / len(validation)).tolist()
@@ -314,7 +314,7 @@ class _Worker:
         if self._rank == 0:
             self._board.show.remote(row)
             with self._clock.saving():
-                self._save(row, scalars, [each.compared for each in measured[:SHOWN_PICTURES]])
+                self._save(row, scalars, shown)
         self._clock.begin_interval(trainer.step_count)
 
     def _save(
@@ -390,12 +390,26 @@ class _Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One validation picture. PSNR and SSIM on BT.601 luma, border of `scale` pixels cropped."""
+    """One validation picture: uint8 HWC RGB; figures on BT.601 luma without a border of `scale`."""
 
-    psnr_y_db: float
-    ssim_y: float
-    compared: Levels
-    """Base, output and target side by side: the middle of each, uint8 HWC RGB."""
+    key: str
+    target: Levels
+    base: Levels
+    output: Levels
+    border_px: int
+
+    @property
+    def psnr_y_db(self) -> float:
+        return psnr_y(self.output, self.target, border_px=self.border_px)
+
+    @property
+    def ssim_y(self) -> float:
+        return ssim_y(self.output, self.target, border_px=self.border_px)
+
+    @property
+    def compared(self) -> Levels:
+        """The middle of base, output and target, side by side."""
+        return np.hstack([_middle(each) for each in (self.base, self.output, self.target)])
 
 
 def measure(
@@ -403,12 +417,11 @@ def measure(
     pictures: Sequence[Picture],
     recipe: TrainingRecipe,
     indexes: range | None = None,
-) -> list[Measured]:
+) -> Iterator[Measured]:
     """Each of the pictures (uint8 HWC RGB) degraded as in training, always from the same seed."""
     device = next(network.parameters()).device
-    found = list[Measured]()
     for index in range(len(pictures)) if indexes is None else indexes:
-        _, target = pictures[index]
+        key, target = pictures[index]
         worn = degrade(target, recipe.degradation, np.random.default_rng((recipe.seed, index)))
         x = to_nchw(worn).to(device)
         with torch.inference_mode():
@@ -416,15 +429,9 @@ def measure(
                 to_levels(network(x, strength=strength), np.dtype(np.uint8))[0]
                 for strength in (0.0, 1.0)
             )
-        border_px = recipe.network.scale
-        found.append(
-            Measured(
-                psnr_y_db=psnr_y(output, target, border_px=border_px),
-                ssim_y=ssim_y(output, target, border_px=border_px),
-                compared=np.hstack([_middle(each) for each in (base, output, target)]),
-            )
+        yield Measured(
+            key=key, target=target, base=base, output=output, border_px=recipe.network.scale
         )
-    return found
 
 
 def _middle(pixels: Levels) -> Levels:

@@ -55,9 +55,9 @@ def test_one_worker_and_a_plain_loop_give_the_same_losses(
     assert [row["step"] for row in last.history] == [2, 4, 6]
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-4)
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-5)
-    measured = measure(expected.averaged(), data.validation(), recipe)
-    assert last.history[-1]["psnr_y_db"] == pytest.approx(measured[0].psnr_y_db, abs=1e-3)
-    assert last.history[-1]["ssim_y"] == pytest.approx(measured[0].ssim_y, abs=1e-5)
+    (measured,) = measure(expected.averaged(), data.validation(), recipe)
+    assert last.history[-1]["psnr_y_db"] == pytest.approx(measured.psnr_y_db, abs=1e-3)
+    assert last.history[-1]["ssim_y"] == pytest.approx(measured.ssim_y, abs=1e-5)
 
 
 def test_more_workers_take_the_steps_of_one(data: PreparedData, tmp_path: Path) -> None:
