@@ -5,8 +5,9 @@ so that one drawing serves the light and the dark scheme. Every text is escaped.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -21,11 +22,11 @@ class Point:
     emphasis: bool = False
 
 
-def _svg(label: str, height_px: int, parts: Sequence[Markup]) -> Markup:
+def _svg(label: str, height_px: int, parts: Sequence[Markup], *, kind: str = "chart") -> Markup:
     body = Markup("").join(parts)
     return Markup(
-        '<svg class="chart" role="img" aria-label="{}" width="100%" height="{}">{}</svg>'
-    ).format(label, height_px, body)
+        '<svg class="{}" role="img" aria-label="{}" width="100%" height="{}">{}</svg>'
+    ).format(kind, label, height_px, body)
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "tick") -> Markup:
@@ -175,6 +176,157 @@ def ridge(
     ).format(height_px, color, points)
     lines = [_line("mark", 100 * share, 3, 100 * share, height_px) for share in marks]
     return _svg(label, height_px, [hill, _line("axis", 0, height_px, 100, height_px), *lines])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A horizontal line to compare a curve with."""
+
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A point of a curve that is told from the others, with its name beside it."""
+
+    x: float
+    y: float
+    label: str
+
+
+def curve(
+    points: Sequence[tuple[float, float]],
+    *,
+    names: Sequence[str],
+    label: str,
+    x_label: str = "",
+    reference: Reference | None = None,
+    mark: Mark | None = None,
+    areas: Sequence[tuple[str, Sequence[float]]] = (),
+    from_zero: bool = False,
+    height_px: int = 190,
+) -> Markup:
+    """Finite points (x from 0 up, ascending; one or more) joined by a line; one alone is a dot.
+
+    `names[i]` is for who points at point i. `areas` are a colour's class and a height at each
+    point, stacked from the ground up; they start from zero. The y axis stands at the left, in the
+    drawing's padding; it may begin anywhere unless `from_zero`.
+    """
+    top, base = 24.0, height_px - (42.0 if x_label else 24.0)
+    shown = [y for _, y in points]
+    shown += [reference.y] if reference is not None else []
+    shown += [0.0] if from_zero or areas else []
+    ticks = _round_ticks(min(shown), max(shown))
+    high_x = max(points[-1][0], 1e-9)
+
+    def across(x: float) -> float:
+        return 100 * x / high_x
+
+    def down(y: float) -> float:
+        return base - (base - top) * (y - ticks[0]) / (ticks[-1] - ticks[0])
+
+    texts = _tick_texts(ticks)
+    parts: list[Markup] = []
+    for tick, text in zip(ticks, texts, strict=True):
+        kind = "axis" if tick == ticks[0] else "grid-line"
+        parts += [_line(kind, 0, down(tick), 100, down(tick)), _outside(down(tick) + 4, text)]
+    corners = [(across(x), down(y)) for x, y in points]
+    parts.append(_joined(corners, _piled(areas, points, down), base))
+    if reference is not None:
+        parts += _compared(reference, down(reference.y), [down(mark.y)] if mark else [])
+    if mark is not None or len(points) == 1:
+        dot = mark or Mark(x=points[0][0], y=points[0][1], label="")
+        parts += _pointed(dot, across(dot.x), down(dot.y))
+    parts += _hits([(across(x), y) for x, y in points], names, base)
+    x_ticks = [tick for tick in _round_ticks(0.0, high_x, most=4) if tick <= high_x]
+    parts += _ruled([(tick / high_x, f"{tick:,g}") for tick in x_ticks], base)
+    if x_label:
+        parts.append(_text(100, base + 35, x_label, anchor="end"))
+    wide = " wide" if max(map(len, texts)) > 5 else ""
+    return _svg(label, height_px, parts, kind=f"chart curve{wide}")
+
+
+def _outside(y: float, text: str) -> Markup:
+    """A label of the y axis, in the padding."""
+    return Markup('<text class="tick" x="0" dx="-9" y="{:.1f}" text-anchor="end">{}</text>').format(
+        y, escape(text)
+    )
+
+
+def _joined(
+    corners: Sequence[tuple[float, float]], areas: Sequence[Markup], height: float
+) -> Markup:
+    """The line through `corners` (percent, pixels) over `areas`, scaled across alone."""
+    line = " ".join(f"{10 * x:.1f},{y:.2f}" for x, y in corners)
+    return Markup(
+        '<svg class="steps" aria-hidden="true" width="100%" height="{0}" '
+        'viewBox="0 0 1000 {0}" preserveAspectRatio="none">{1}<polyline points="{2}"/></svg>'
+    ).format(height, Markup("").join(areas), line if len(corners) > 1 else "")
+
+
+def _piled(
+    areas: Sequence[tuple[str, Sequence[float]]],
+    points: Sequence[tuple[float, float]],
+    down: Callable[[float], float],
+) -> list[Markup]:
+    drawn: list[Markup] = []
+    floor = [0.0] * len(points)
+    high_x = max(points[-1][0], 1e-9)
+    for color, heights in areas:
+        roof = [low + height for low, height in zip(floor, heights, strict=True)]
+        edge = [*zip(points, roof, strict=True), *reversed(list(zip(points, floor, strict=True)))]
+        corners = " ".join(f"{1000 * x / high_x:.1f},{down(y):.2f}" for (x, _), y in edge)
+        drawn.append(Markup('<polygon class="band {}" points="{}"/>').format(color, corners))
+        floor = roof
+    return drawn
+
+
+def _compared(reference: Reference, y: float, taken: Sequence[float]) -> list[Markup]:
+    """The line and its label: above it, or below where the label of a mark would be in the way."""
+    is_taken = any(-6 < y - other < 34 for other in taken)
+    text_y = y + 15 if is_taken else y - 6
+    return [
+        _line("reference", 0, y, 100, y),
+        _text(100, text_y, reference.label, anchor="end", kind="tick over"),
+    ]
+
+
+def _pointed(mark: Mark, x: float, y: float) -> list[Markup]:
+    anchor = "start" if x < 25 else "end" if x > 75 else "middle"
+    dot = Markup('<circle class="dot strong" cx="{:.2f}%" cy="{:.1f}" r="4.5"/>').format(x, y)
+    return [dot, _text(x, y - 11, mark.label, anchor=anchor, kind="strong over")]
+
+
+def _hits(points: Sequence[tuple[float, float]], names: Sequence[str], base: float) -> list[Markup]:
+    """What can be pointed at: each point's share of the width, up to half-way to its neighbours."""
+    xs = [x for x, _ in points]
+    edges = [0.0, *((a + b) / 2 for a, b in pairwise(xs)), 100.0]
+    hit = Markup(
+        '<rect class="hit" x="{:.2f}%" y="0" width="{:.2f}%" height="{}"><title>{}</title></rect>'
+    )
+    spans = zip(pairwise(edges), names, strict=True)
+    return [hit.format(begin, end - begin, base, name) for (begin, end), name in spans]
+
+
+def _round_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
+    """Two or more round values, of which the ends hold `low` and `high`."""
+    least = max(0.02 * max(abs(low), abs(high)), 1e-9) if low or high else 1.0
+    spread = max(high - low, least)
+    unit = 10.0 ** math.floor(math.log10(spread / most))
+    factors = (1, 2, 5, 10, 20)
+    step = next(unit * factor for factor in factors if spread / (unit * factor) <= most)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def _tick_texts(ticks: Sequence[float]) -> list[str]:
+    """All with as many decimals as their distance needs."""
+    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    if decimals > 6:
+        return [f"{tick:.5g}" for tick in ticks]
+    return [f"{tick:,.{decimals}f}" for tick in ticks]
 
 
 def scatter(

@@ -1,31 +1,23 @@
-"""What a run did, as plain data, and the one HTML file that shows it.
+"""What a run did, as plain data, and the one HTML file that shows it (see `html_page`).
 
-A report is a single file with no outside asset: styles and script are inline (and named by hash
-in a Content-Security-Policy that allows nothing else), pictures are data URIs. A moved or mailed
-page still works. The templates lie in `pipelines/pages/`; every value is escaped there.
-
-    EnhanceReport  -> render_enhance_report    after `resray enhance`
-    EvaluateReport -> write_evaluate_report    after `resray evaluate --report`
+EnhanceReport  -> render_enhance_report    after `resray enhance`
+EvaluateReport -> write_evaluate_report    after `resray evaluate --report`
 """
 
-import base64
 import contextlib
-import hashlib
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
-import jinja2
 from markupsafe import Markup
 
 from pipelines import charts
-from pipelines.page_images import EncodedView, PairView
-from pipelines.quantities import format_bytes, format_count, format_duration, format_figure
+from pipelines.html_page import render_page
+from pipelines.page_images import PairView
+from pipelines.quantities import format_duration, format_figure
 from resnet_core.errors import DataError
 
 RIDGE_MERGE = 4
@@ -298,17 +290,6 @@ class EvaluateReport:
     weights: tuple[WeightsCard, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    """The parts that every page shares."""
-
-    title: str
-    style: Markup
-    script: Markup
-    policy: str
-    charts: object = field(default=charts)
-
-
 def write_evaluate_report(path: Path, report: EvaluateReport) -> None:
     """Write the page of an evaluation to `path`, whole or not at all. DataError if it can't be."""
     text = render_evaluate_report(report)
@@ -326,9 +307,9 @@ def write_evaluate_report(path: Path, report: EvaluateReport) -> None:
 
 def render_enhance_report(report: EnhanceReport) -> str:
     """The page as text."""
-    page = _environment().get_template("enhance.html")
-    return page.render(
-        page=_page(report.title),
+    return render_page(
+        "enhance.html",
+        title=report.title,
         report=report,
         stages=_stage_plot(report),
         plots=_timeline_plots(report.timeline) if report.timeline else (),
@@ -339,8 +320,7 @@ def render_enhance_report(report: EnhanceReport) -> str:
 def render_evaluate_report(report: EvaluateReport) -> str:
     """The page as text."""
     views = [_condition_view(result) for result in report.conditions]
-    page = _environment().get_template("evaluate.html")
-    return page.render(page=_page(report.title), report=report, views=views)
+    return render_page("evaluate.html", title=report.title, report=report, views=views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -497,51 +477,3 @@ def _condition_view(result: ConditionResult) -> _ConditionView:
         ),
         gains=tuple(gain for gain in gains if math.isfinite(gain[1])),
     )
-
-
-def _page(title: str) -> _Page:
-    style, script = _asset("style.css"), _asset("page.js")
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    )
-    # Both are the package's own files, never user data.
-    return _Page(title=title, style=Markup(style), script=Markup(script), policy=policy)  # noqa: S704
-
-
-@cache
-def _asset(name: str) -> str:
-    return (resources.files("pipelines") / "pages" / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines", "pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=format_count,
-        duration=format_duration,
-        size=format_bytes,
-        figure=format_figure,
-        data_uri=_data_uri,
-        webp_uri=_webp_uri,
-    )
-    return environment
-
-
-def _data_uri(view: EncodedView) -> str:
-    return f"data:{view.media_type};base64,{base64.b64encode(view.data).decode('ascii')}"
-
-
-def _webp_uri(data: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"

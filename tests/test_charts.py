@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.charts import (
+    Mark,
     Point,
+    Reference,
     bars,
     bin_label,
     columns,
     compact,
+    curve,
     ridge,
     ruler,
     scatter,
@@ -107,6 +110,51 @@ def test_a_ridge_has_a_point_for_every_bin_and_ends_on_the_ground(counts: list[i
     assert len([line for line in root.iter("line") if line.get("class") == "mark"]) == 2
 
 
+@given(
+    st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=100),
+    st.floats(-1e4, 1e4),
+    st.booleans(),
+)
+def test_a_curve_joins_every_point_inside_its_axes(
+    values: list[float], level: float, from_zero: bool
+) -> None:
+    points = [(10.0 * (index + 1), value) for index, value in enumerate(values)]
+    drawing = curve(
+        points,
+        names=["n"] * len(points),
+        label="l",
+        reference=Reference(y=level, label="base"),
+        mark=Mark(x=points[0][0], y=points[0][1], label="best"),
+        from_zero=from_zero,
+        height_px=200,
+    )
+    root = parsed(drawing)
+    (line,) = root.iter("polyline")
+    corners = [tuple(map(float, pair.split(","))) for pair in str(line.get("points")).split()]
+    assert len(corners) == (len(points) if len(points) > 1 else 0)
+    assert all(0 <= x <= 1000 and 20 <= y <= 180 for x, y in corners)
+    assert all(-0.01 <= value <= 100.01 for value in percents(root, "x1", "x2", "cx"))
+    assert len([r for r in root.iter("rect") if r.get("class") == "hit"]) == len(points)
+    assert len(list(root.iter("circle"))) == 1
+    ticks = [t for t in root.iter("text") if t.get("dx")]
+    assert 2 <= len(ticks) <= 8
+    assert len({t.text for t in ticks}) == len(ticks)
+
+
+def test_areas_of_a_curve_are_piled_up_to_it() -> None:
+    drawing = curve(
+        [(1, 4.0), (2, 4.0)],
+        names=["a", "b"],
+        label="l",
+        areas=[("s2", [3.0, 3.0]), ("s3", [1.0, 1.0])],
+    )
+    lower, upper = ET.fromstring(drawing).iter("polygon")
+    (line,) = ET.fromstring(drawing).iter("polyline")
+    corners = str(upper.get("points")).split()
+    assert corners[:2] == str(line.get("points")).split()
+    assert corners[:1:-1] == str(lower.get("points")).split()[:2]
+
+
 def test_names_are_escaped() -> None:
     drawings = (
         scatter([Point(label=EVIL, x=1, y=1)], x_label=EVIL, y_label=EVIL, label=EVIL),
@@ -116,6 +164,14 @@ def test_names_are_escaped() -> None:
         steps([0, 1], [1], names=[EVIL], label=EVIL, ticks=[(0, EVIL)]),
         ridge([1], marks=(), color="s0", label=EVIL),
         ruler([(0.5, EVIL)], label=EVIL),
+        curve(
+            [(1, 1)],
+            names=[EVIL],
+            label=EVIL,
+            x_label=EVIL,
+            reference=Reference(y=0, label=EVIL),
+            mark=Mark(x=1, y=1, label=EVIL),
+        ),
     )
     for drawing in drawings:
         assert not re.search("<script", drawing)
