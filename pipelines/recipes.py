@@ -1,7 +1,7 @@
 """Training recipes: functions that return the whole configuration of a run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -106,16 +106,23 @@ def build_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
     return recipe
 
 
-def describe_fields(config: Any, prefix: str = "") -> str:
+def describe_fields(config: Any) -> str:
     """One line for each field that --set reaches, with its value: for `--help`."""
-    lines = list[str]()
+    return "\n".join(f"  {name}={_shown(value)}" for name, value in field_values(config))
+
+
+def field_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields that --set reaches; `network.channels` lies in a field of its own."""
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value) and field.name != "degradation":
-            lines.append(describe_fields(value, f"{prefix}{field.name}."))
-        elif type(value) in (int, float, str) and field.name != "source":
-            lines.append(f"  {prefix}{field.name}={value}")
-    return "\n".join(lines)
+            yield from field_values(value, f"{prefix}{field.name}.")
+        elif type(value) in _KINDS and field.name != "source":
+            yield f"{prefix}{field.name}", value
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value) if type(value) is bool else str(value)
 
 
 def _with(config: Any, path: Sequence[str], value: str, override: str) -> Any:
@@ -143,9 +150,9 @@ def _parsed(value: str, kind: type, override: str) -> Any:
         parsed = None
     if kind is float and type(parsed) is int:
         parsed = float(parsed)
-    if kind not in (int, float, bool) or type(parsed) is not kind:
+    if kind not in _KINDS or type(parsed) is not kind:
         raise ConfigError(f"--set {override}: expected {_KINDS.get(kind, 'one of its fields')}")
     return parsed
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -5,6 +5,7 @@ for, and the weights file. The same command with the same --output goes on where
 """
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -14,22 +15,29 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import ray
+from PIL import Image as PillowImage
 
 from cluster.connect import Resources, ray_session
 from pipelines.argument_types import duration_s, positive, worker_range
 from pipelines.checkpoints import Row, best_key, read_checkpoint
 from pipelines.data_engine import quieten
+from pipelines.machine import machine_name
+from pipelines.page_images import pair_view
 from pipelines.patch_stream import Tasks
 from pipelines.photographs import PreparedData, prepare
-from pipelines.recipes import RECIPES, build_recipe, describe_fields
+from pipelines.recipes import RECIPES, build_recipe, describe_fields, field_values
+from pipelines.report import ReportPair, WeightsCard
 from pipelines.stopping import StopRules
 from pipelines.storage import Store, open_source, open_store
-from pipelines.training_run import CPU_TASKS, TrainingJob, fit
+from pipelines.training_report import TrainingReport, render_training_report
+from pipelines.training_run import CPU_TASKS, TrainingJob, fit, measure
 from resnet_core.degradation import describe
 from resnet_core.errors import ConfigError, DataError
+from resnet_core.levels import Levels
 from resnet_core.training import Trainer, TrainingRecipe
 from resnet_core.weights import (
     Weights,
@@ -40,6 +48,10 @@ from resnet_core.weights import (
 )
 
 RUN_FILE = "run.json"
+REPORT_FILE = "report.html"
+SHOWN_PAIRS = 12
+PAIR_BYTES = 200_000
+"""Of one pair on the page."""
 PATCH_PX = 192
 MOST_TASKS = 16
 """That make the examples of one GPU."""
@@ -179,7 +191,63 @@ def run(args: argparse.Namespace) -> int:
     output.put(key, weights)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metadata.figures.items())
     _tell(f"{output.url_of(key)}  (sha256 {sha256[:12]}; step {best.step}; {figures})")
+    page = _report(recipe, data, parse_weights(key, weights), last.history, best_step=best.step)
+    output.put(REPORT_FILE, page.encode(), content_type="text/html; charset=utf-8")
+    _tell(f"curves and pictures: {output.url_of(REPORT_FILE)}")
     return 0
+
+
+def _report(
+    recipe: TrainingRecipe,
+    data: PreparedData,
+    weights: Weights,
+    history: Sequence[Row],
+    *,
+    best_step: int,
+) -> str:
+    """The page of the run, with the validation pictures measured once more."""
+    measured = list(measure(weights.network, data.validation(), recipe))
+    bases = [replace(each, output=each.base) for each in measured]
+    metadata = weights.metadata
+    return render_training_report(
+        TrainingReport(
+            card=WeightsCard(
+                name=weights.name,
+                sha256=weights.sha256,
+                task=metadata.task,
+                scale=weights.config.scale,
+                parameters=weights.network.num_parameters,
+                licence=metadata.licence,
+            ),
+            recipe=[(name, str(value)) for name, value in field_values(recipe)],
+            data=metadata.data,
+            ended=metadata.training["ended"],
+            steps=recipe.steps,
+            history=history,
+            base_psnr_y_db=fmean(each.psnr_y_db for each in bases),
+            base_ssim_y=fmean(each.ssim_y for each in bases),
+            pairs=[
+                ReportPair(
+                    key=each.key,
+                    view=pair_view(_png(each.base), _png(each.output), budget_bytes=PAIR_BYTES),
+                    before_label="Bicubic" if weights.config.scale > 1 else "Input",
+                    gain_db=each.psnr_y_db - base.psnr_y_db,
+                )
+                for each, base in zip(measured[:SHOWN_PAIRS], bases, strict=False)
+            ],
+            best_step=best_step,
+            started_at=datetime.fromisoformat(metadata.created),
+            finished_at=datetime.now(UTC),
+            machine=machine_name(),
+            revision=metadata.git_revision,
+        )
+    )
+
+
+def _png(pixels: Levels) -> bytes:
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def describe_run(

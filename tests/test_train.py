@@ -31,6 +31,10 @@ def test_the_command_writes_weights_and_its_next_run_starts_from_them(
         assert "step 6 of 6: loss" in told
         assert "ended after step 6: all 6 steps of the schedule are done" in told
 
+        page = (tmp_path / "x2" / "report.html").read_text()
+        assert "Trained sr-x2" in page
+        assert "photograph-000.png" in page, "a held-out photograph before and after"
+
         again = (tmp_path / "x2" / "sr-x2.safetensors").read_bytes()
         assert main(first) == 0
         assert (tmp_path / "x2" / "sr-x2.safetensors").read_bytes() == again

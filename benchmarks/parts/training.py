@@ -22,6 +22,7 @@ from cluster.connect import WORKER_ENVIRONMENT, ray_session
 from parts.end_to_end import photographs
 from parts.figures import Figure, median_ratio, table
 from pipelines import training_run
+from pipelines.data_engine import quieten
 from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import build_recipe
 from pipelines.stopping import StopRules
@@ -179,6 +180,7 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
 
 
 def _prepared(folder: Path, count: int) -> PreparedData:
+    quieten()
     folder.mkdir(exist_ok=True)
     for number, picture in enumerate(photographs(count)):
         (folder / f"{number:04}.jpg").write_bytes(picture)
