@@ -1,21 +1,23 @@
-"""Training batches through Ray Data: tasks on CPUs crop and degrade, while the workers compute.
+"""Training batches through Ray Data: actors on CPUs crop and degrade, while the workers compute.
 
     PlanSource   one read task names the spans: up to STEPS_A_GROUP steps, as a block each
-    map          a task for each span reads a group of patches for each index of the worker's share
-                 and makes the examples of all its steps: one block
+    map          an actor reads a group of patches for each index of the worker's share and makes
+                 the examples of all the span's steps: one block
     the worker   takes the blocks in the order of their steps, some of them ahead
 
-Each worker runs the plan of its own share, so whichever tasks are late or run again, and however
+Each worker runs the plan of its own share, so whichever spans are late or made again, and however
 many workers there are, a step has the same examples (see `PatchSampler`).
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from torch import Tensor
@@ -27,28 +29,32 @@ from resnet_core.pixels import to_nchw
 SPANS_AHEAD = 2
 """Blocks that a worker has in memory before they are wanted."""
 
+ENGINE_PAUSE_S = 0.05
+"""Between two looks of the engine at its tasks, which last seconds."""
+
 Batch = tuple[Tensor, Tensor]
 Table = Any
 """A pyarrow table or a batch of numpy columns, which come without types."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasks:
-    """What the tasks of one worker's stream may take."""
+class Makers:
+    """The actors that make one worker's examples. (Ray ends the processes of tasks that come
+    seconds apart, and to start one anew costs as much as dozens of steps.)"""
 
-    at_once: int
+    count: int
     cpus_each: float
 
 
 def stream(
-    sampler: PatchSampler, *, steps: range, rank: int, world_size: int, tasks: Tasks
+    sampler: PatchSampler, *, steps: range, rank: int, world_size: int, makers: Makers
 ) -> Iterator[Batch]:
     """A worker's share of each of `steps`, in order, as `PatchSampler.batch` gives it.
 
     Needs a connected Ray. Raises what reading the patches raises.
     """
-    maker = _ShareMaker(sampler=sampler, indexes=range(rank, sampler.batch_size, world_size))
-    for block in _dataset(maker, steps, tasks).iter_batches(
+    share = _Share(sampler=sampler, indexes=range(rank, sampler.batch_size, world_size))
+    for block in _dataset(share, steps, makers).iter_batches(
         batch_size=None, prefetch_batches=SPANS_AHEAD
     ):
         for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
@@ -65,20 +71,27 @@ def spans(steps: range) -> Iterator[range]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ShareMaker:
+class _Share:
     sampler: PatchSampler
     indexes: range
-
-    def __call__(self, table: Table) -> dict[str, Any]:
-        """One row, so that it stays one block: uint8 (steps, indexes, side, side, 3)."""
-        steps = range(int(table["start"][0]), int(table["stop"][0]))
-        inputs, targets = self.sampler.shares(steps, self.indexes)
-        return {"inputs": inputs[None], "targets": targets[None]}
 
     @property
     def span_bytes(self) -> int:
         sides = (self.sampler.input_px, self.sampler.target_px)
         return STEPS_A_GROUP * len(self.indexes) * 3 * sum(side * side for side in sides)
+
+
+class _Maker:
+    """An actor."""
+
+    def __init__(self, share: _Share) -> None:
+        self._share = share
+
+    def __call__(self, table: Table) -> dict[str, Any]:
+        """One row, so that it stays one block: uint8 (steps, indexes, side, side, 3)."""
+        steps = range(int(table["start"][0]), int(table["stop"][0]))
+        inputs, targets = self._share.sampler.shares(steps, self._share.indexes)
+        return {"inputs": inputs[None], "targets": targets[None]}
 
 
 class _PlanSource(Datasource):
@@ -105,18 +118,28 @@ class _PlanSource(Datasource):
             yield pa.table({"start": [span.start], "stop": [span.stop]})
 
 
-def _dataset(maker: _ShareMaker, steps: range, tasks: Tasks) -> ray.data.Dataset:
+class _Pause(ExecutionCallback):
+    """The engine's loop runs in the worker's process, and has no pause of its own while all tasks
+    are ahead: it would take half of the worker's core."""
+
+    def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
+        time.sleep(ENGINE_PAUSE_S)
+
+
+def _dataset(share: _Share, steps: range, makers: Makers) -> ray.data.Dataset:
     context = data_context()
     context.target_max_block_size = 1  # each span of the plan is a block of its own
     context.execution_options.preserve_order = True
+    context.custom_execution_callback_classes = [_Pause]
     # The engine would fill a quarter of the memory with what is wanted in an hour.
-    held = 2 * (SPANS_AHEAD + tasks.at_once) * maker.span_bytes
+    held = 2 * (SPANS_AHEAD + makers.count) * share.span_bytes
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=held)
     with DataContext.current(context):
         plan = ray.data.read_datasource(_PlanSource(steps), override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
-            maker,
+            _Maker,
             batch_size=None,
-            compute=TaskPoolStrategy(size=tasks.at_once),
-            num_cpus=tasks.cpus_each,
+            fn_constructor_kwargs={"share": share},
+            compute=ActorPoolStrategy(size=makers.count),
+            num_cpus=makers.cpus_each,
         )

@@ -27,14 +27,14 @@ from pipelines.checkpoints import Row, best_key, read_checkpoint
 from pipelines.data_engine import quieten
 from pipelines.machine import machine_name
 from pipelines.page_images import pair_view
-from pipelines.patch_stream import Tasks
+from pipelines.patch_stream import Makers
 from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import RECIPES, build_recipe, describe_fields, field_values
 from pipelines.report import ReportPair, WeightsCard
 from pipelines.stopping import StopRules
 from pipelines.storage import Store, open_source, open_store
 from pipelines.training_report import TrainingReport, render_training_report
-from pipelines.training_run import CPU_TASKS, TrainingJob, fit, measure
+from pipelines.training_run import CPU_MAKERS, TrainingJob, fit, measure
 from resnet_core.degradation import describe
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.levels import Levels
@@ -53,8 +53,8 @@ SHOWN_PAIRS = 12
 PAIR_BYTES = 200_000
 """Of one pair on the page."""
 PATCH_PX = 192
-MOST_TASKS = 16
-"""That make the examples of one GPU."""
+MOST_MAKERS = 16
+"""Of the examples of one GPU."""
 URL_TIMEOUT_S = 60.0
 
 DESCRIPTION = """\
@@ -354,9 +354,9 @@ def make_job(
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     share = max(1, min(int(resources.cpus) // workers[1], int(max(nodes))))
     if use_gpu:
-        tasks = Tasks(at_once=min(MOST_TASKS, max(1, 2 * share - 1)), cpus_each=0.5)
+        makers = Makers(count=min(MOST_MAKERS, max(1, 2 * share - 1)), cpus_each=0.5)
     else:
-        tasks = CPU_TASKS
+        makers = CPU_MAKERS
     return TrainingJob(
         recipe=recipe,
         data=data,
@@ -365,7 +365,7 @@ def make_job(
         workers=workers,
         threads=share,
         use_gpu=use_gpu,
-        tasks=tasks,
+        makers=makers,
         start=start and start.network,
     )
 

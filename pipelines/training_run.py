@@ -41,7 +41,7 @@ from pipelines.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
-from pipelines.patch_stream import Batch, Tasks, stream
+from pipelines.patch_stream import Batch, Makers, stream
 from pipelines.photographs import Picture, PreparedData
 from pipelines.quantities import format_duration
 from pipelines.stopping import StopRules
@@ -62,7 +62,7 @@ PULSE_STEPS = 10
 """Steps between looks at the losses of all workers and at the clock."""
 SHOWN_PICTURES = 4
 SHOWN_PX = 160
-CPU_TASKS = Tasks(at_once=2, cpus_each=0.25)
+CPU_MAKERS = Makers(count=2, cpus_each=0.25)
 """Where the workers compute on CPUs, so that a core of theirs is enough for both."""
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
@@ -84,8 +84,8 @@ class TrainingJob:
     threads: int = 1
     """Threads for computing, in each worker."""
     use_gpu: bool = False
-    tasks: Tasks = CPU_TASKS
-    """That make the examples of one worker."""
+    makers: Makers = CPU_MAKERS
+    """Of the examples of one worker."""
     start: ResidualNetwork | None = None
     """Weights to start from, at the first start of a run."""
 
@@ -102,10 +102,10 @@ class TrainingJob:
 
     @property
     def worker_resources(self) -> dict[str, float]:
-        """Of one worker: a part of its cores is left to the tasks."""
+        """Of one worker: a part of its cores is left to the makers of examples."""
         if self.use_gpu:
             return {"GPU": 1, "CPU": 0.5}
-        return {"CPU": self.threads - self.tasks.at_once * self.tasks.cpus_each}
+        return {"CPU": self.threads - self.makers.count * self.makers.cpus_each}
 
 
 def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
@@ -248,7 +248,7 @@ class _Worker:
             steps=steps,
             rank=self._rank,
             world_size=self._world_size,
-            tasks=self._job.tasks,
+            makers=self._job.makers,
         )
 
     def _exchange(self) -> bool:
@@ -455,7 +455,8 @@ class Board:
     def begin(self) -> bool:
         """Take note that workers start. False if they shouldn't."""
         if self._step > self._furthest:
-            self._furthest, self._starts = self._step, 0
+            # Who got so far died there: that counts.
+            self._furthest, self._starts = self._step, 1
         self._starts += 1
         if self._starts > MAX_STARTS:
             self._failed = self._failed or (

@@ -16,13 +16,13 @@ from photographs_for_tests import make_photograph
 from ray import cloudpickle
 
 from cluster.connect import ray_session
-from pipelines.patch_stream import Tasks, spans, stream
+from pipelines.patch_stream import Makers, spans, stream
 from resnet_core.errors import DataError
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler, cut_patches
 from resnet_core.standard_degradations import bicubic
 
 PATCHES = cut_patches(make_photograph(260, 260), patch_px=64)
-TASKS = Tasks(at_once=2, cpus_each=0.25)
+MAKERS = Makers(count=2, cpus_each=0.25)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def test_spans_are_the_steps_cut_where_groups_change(start: int, length: int) ->
 
 @pytest.fixture(scope="module")
 def _ray() -> Iterator[None]:
-    # The tasks don't find this module.
+    # The actors don't find this module.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with ray_session():
         yield
@@ -80,7 +80,7 @@ def test_a_share_is_streamed_in_the_order_of_its_steps(
 ) -> None:
     one = sampler(CountedGroups(tmp_path))
     steps = range(20, 20 + 5 * STEPS_A_GROUP)
-    streamed = stream(one, steps=steps, rank=rank, world_size=world_size, tasks=TASKS)
+    streamed = stream(one, steps=steps, rank=rank, world_size=world_size, makers=MAKERS)
     for step, (inputs, targets) in zip(steps, streamed, strict=True):
         expected = one.batch(step, rank=rank, world_size=world_size)
         assert torch.equal(inputs, expected[0])
@@ -92,7 +92,7 @@ def test_a_share_is_streamed_in_the_order_of_its_steps(
 def test_a_group_is_read_once_for_many_steps_and_not_long_before(tmp_path: Path) -> None:
     one = sampler(CountedGroups(tmp_path))
     reads = tmp_path / "reads"
-    streamed = stream(one, steps=range(10_000), rank=0, world_size=1, tasks=TASKS)
+    streamed = stream(one, steps=range(10_000), rank=0, world_size=1, makers=MAKERS)
     for _ in range(3 * STEPS_A_GROUP):
         next(streamed)
     streamed.close()  # pyright: ignore[reportAttributeAccessIssue]
@@ -105,4 +105,4 @@ def test_a_group_is_read_once_for_many_steps_and_not_long_before(tmp_path: Path)
 def test_patches_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     one = sampler(CountedGroups(tmp_path, broken=3))
     with pytest.raises(Exception, match="group 3 is damaged"):
-        list(stream(one, steps=range(400), rank=0, world_size=1, tasks=TASKS))
+        list(stream(one, steps=range(400), rank=0, world_size=1, makers=MAKERS))

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_for_tests import assert_same_weights, averaged, plain_loop, small_job, small_recipe
 
 from cluster.connect import ray_session
-from pipelines.patch_stream import Tasks
+from pipelines.patch_stream import Makers
 from pipelines.photographs import PreparedData, prepare
 from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
@@ -64,8 +64,8 @@ def test_more_workers_take_the_steps_of_one(data: PreparedData, tmp_path: Path) 
     """Three, of which one has two examples and the others one."""
     recipe = small_recipe()
     expected, losses = plain_loop(recipe, data)
-    tasks = Tasks(at_once=2, cpus_each=0.2)
-    last, _ = fit(small_job(data, tmp_path / "run", workers=(3, 3), tasks=tasks))
+    makers = Makers(count=2, cpus_each=0.2)
+    last, _ = fit(small_job(data, tmp_path / "run", workers=(3, 3), makers=makers))
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
 
