@@ -17,7 +17,7 @@ from pipelines.ledger import LedgerRow, Status
 from pipelines.quantities import format_bytes
 from pipelines.storage import Blob, Source, Store, StoreError
 from pipelines.worklist import Naming, Work
-from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings, Precision
+from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
 from resnet_core.errors import (
     BrokenImageError,
     ConfigError,
@@ -37,6 +37,7 @@ from resnet_core.images import (
     output_format,
     read_header,
 )
+from resnet_core.precision import Precision
 from resnet_core.weights import load_weights
 
 Result = TypeVar("Result")

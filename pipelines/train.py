@@ -75,7 +75,7 @@ examples
   resray train sr-x4 --data photographs --from sr-x2 --set steps=10000
   resray train sr-x2 --data photographs --target-psnr 33.5 --max-time 8h
   resray train sr-x2 --data s3://shop/photos --output s3://shop/runs/x2 --address auto \\
-    --num-workers 2..8 --use-gpu --set precision=bfloat16
+    --num-workers 2..8 --use-gpu
 
 See how it goes with TensorBoard: tensorboard --logdir OUTPUT/tensorboard
 """

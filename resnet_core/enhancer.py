@@ -7,7 +7,7 @@ calls share, with `batch_px`): any number of threads may share one.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
 from resnet_core.pixels import to_levels, to_nchw
+from resnet_core.precision import Precision, compute_dtype
 from resnet_core.tiling import map_tiles
 from resnet_core.weights import Weights
 
-Precision = Literal["auto", "float32", "bfloat16"]
 _LEVELS = ("uint8", "uint16")
 
 
@@ -33,7 +33,7 @@ class EnhanceSettings:
     tile_px: int = 512
     """Largest side of a tile in input pixels, without its halo."""
     precision: Precision = "auto"
-    """Of the convolutions; `auto` is bfloat16 where the device computes in it, else float32."""
+    """Of the convolutions."""
     num_blocks: int | None = None
     """The picture after so many blocks; None for all."""
 
@@ -89,7 +89,7 @@ class Enhancer:
         self.settings = settings or EnhanceSettings()
         self.scale = weights.config.scale
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = _dtype(self.settings.precision, self.device)
+        self.dtype = compute_dtype(self.settings.precision, self.device)
         depth = self.settings.num_blocks
         if depth is not None and not 0 <= depth <= weights.config.num_blocks:
             raise ConfigError(f"num_blocks is {depth}, expected 0 to {weights.config.num_blocks}")
@@ -191,20 +191,6 @@ class Enhancer:
     def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:
         x = to_nchw(window).to(self.device)
         return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
-
-
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        precision = "bfloat16" if _computes_in_bfloat16(device) else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
-def _computes_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # oneDNN takes bfloat16 on other CPUs too, but runs it many times slower than float32.
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _told(pixels: NDArray[Any]) -> str:

@@ -18,8 +18,8 @@ from resnet_core.errors import ConfigError, DataError, did_you_mean
 from resnet_core.losses import LOSSES
 from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
+from resnet_core.precision import Precision, compute_dtype
 
-Precision = Literal["float32", "bfloat16"]
 OptimizerKind = Literal["muon", "adam"]
 Schedule = Literal["cosine", "constant"]
 _CHOICES = {
@@ -72,8 +72,9 @@ class TrainingRecipe:
     """Of the moving average of the weights, for each step; the average is what is kept."""
     gradient_clip_norm: float = 1.0
     """Largest global norm of the gradient."""
-    precision: Precision = "float32"
-    """`bfloat16` runs the convolutions in bfloat16 (autocast); weights stay float32."""
+    precision: Precision = "auto"
+    """Of the convolutions (autocast): weights stay float32. `auto` is bfloat16 where the device
+    computes in it."""
     channels_last: bool = True
     """Whether tensors lie NHWC in memory, which is faster on CPUs and in half precision."""
     compile: bool = False
@@ -129,6 +130,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = ResidualNetwork(recipe.network)
+        self._dtype = compute_dtype(recipe.precision, self.device)
         self._layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(self.device).to(memory_format=self._layout)
         self._wrapped = wrap(self.network)
@@ -183,7 +185,7 @@ class Trainer:
         """The part's share of the batch's loss, times the number of workers."""
         x = inputs.to(self.device, memory_format=self._layout)
         with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
+            self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16
         ):
             output = self._model(x)
         weight = len(inputs) * self._world_size / self.recipe.batch_size

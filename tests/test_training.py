@@ -26,6 +26,7 @@ RECIPE = TrainingRecipe(
     steps=40,
     warmup_steps=5,
     learning_rate=2e-3,
+    precision="float32",
 )
 SAMPLER = PatchSampler(
     groups=[cut_patches(make_photograph(200, 200), patch_px=64)],

@@ -15,7 +15,13 @@ from pipelines.training_run import TrainingJob
 from resnet_core.network import ResidualNetwork
 from resnet_core.training import Trainer, TrainingRecipe
 
-SMALL = ("network.num_blocks=1", "network.channels=16", "batch_size=4", "input_px=16")
+SMALL = (
+    "precision=float32",
+    "network.num_blocks=1",
+    "network.channels=16",
+    "batch_size=4",
+    "input_px=16",
+)
 FEW_STEPS = ("steps=6", "validate_every=2", "warmup_steps=2")
 SETS = [word for value in (*SMALL, *FEW_STEPS) for word in ("--set", value)]
 
