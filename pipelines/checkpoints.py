@@ -50,28 +50,49 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint) -> str:
     store.put(key, data)
     if store.get(key).data != data:
         raise StoreError(f"{store.url_of(key)}: the store gives back other bytes than were written")
-    scores = {row["step"]: row["psnr_y_db"] for row in checkpoint.history}
-    found = _found(store)
-    by_score = sorted(found, key=lambda step: (scores.get(step, float("-inf")), step))
-    kept = {*sorted(found)[-KEPT_LAST:], by_score[-1]}
-    for step in found.keys() - kept:
-        for each in found[step]:
-            store.remove(each)
+    scores = _scores(checkpoint.history)
+    best = max(scores, key=lambda step: (scores[step], step), default=checkpoint.step)
+    kept = {*sorted(scores)[-KEPT_LAST:], best}
+    for other in _keys(store):
+        # Steps that the history doesn't know are those that a damaged checkpoint lost.
+        if other != key and (_step(other) not in kept or _step(other) == checkpoint.step):
+            store.remove(other)
     return key
 
 
-def newest_key(store: Store, tell: Callable[[str], None]) -> str | None:
-    """The key of the newest checkpoint that is whole; each damaged one before it is told."""
-    for key in _keys(store):
+def newest_checkpoint(store: Store, tell: Callable[[str], None]) -> tuple[str, Checkpoint] | None:
+    """The newest checkpoint that is whole, and its key; each damaged one before it is told.
+
+    None if there is none at all. Raises DataError if none of those that are there is whole.
+    """
+    keys = _keys(store)
+    return _first_whole(store, keys, tell) if keys else None
+
+
+def best_checkpoint(
+    store: Store, history: Sequence[Row], tell: Callable[[str], None]
+) -> Checkpoint:
+    """The one with the best validation, of those that are kept and whole. Raises DataError."""
+    scores = _scores(history)
+    keys = [key for key in _keys(store) if _step(key) in scores]
+    keys.sort(key=lambda key: (scores[_step(key)], _step(key)), reverse=True)
+    return _first_whole(store, keys, tell)[1]
+
+
+def _first_whole(
+    store: Store, keys: Sequence[str], tell: Callable[[str], None]
+) -> tuple[str, Checkpoint]:
+    for key in keys:
         try:
-            read_checkpoint(store, key)
+            return key, read_checkpoint(store, key)
         except StoreError:
             raise
         except DataError as error:
             tell(f"{error}; going on from the one before")
-            continue
-        return key
-    return None
+    raise DataError(
+        f"{store.url_of(FOLDER)}: none of its {len(keys)} checkpoints is whole; choose another"
+        " --output"
+    )
 
 
 def read_checkpoint(store: Store, key: str) -> Checkpoint:
@@ -87,15 +108,6 @@ def read_checkpoint(store: Store, key: str) -> Checkpoint:
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])["__metadata__"]
     return Checkpoint(step=int(name[1]), tensors=tensors, history=json.loads(header[_HISTORY]))
-
-
-def best_key(store: Store, history: Sequence[Row]) -> str:
-    """The key of the checkpoint with the best validation, of those that are kept."""
-    scores = {row["step"]: row["psnr_y_db"] for row in history}
-    found = {step: keys for step, keys in _found(store).items() if step in scores}
-    if not found:
-        raise DataError(f"{store.url}: no checkpoint in it")
-    return found[max(found, key=lambda step: (scores[step], step))][-1]
 
 
 class Saver:
@@ -123,13 +135,13 @@ def _keys(store: Store) -> list[str]:
     return sorted(keys, reverse=True)
 
 
-def _found(store: Store) -> dict[int, list[str]]:
-    """Keys by step."""
-    found = dict[int, list[str]]()
-    for key in reversed(_keys(store)):
-        step = key.removeprefix(FOLDER).partition("-")[0]
-        found.setdefault(int(step), []).append(key)
-    return found
+def _step(key: str) -> int:
+    return int(key.removeprefix(FOLDER).partition("-")[0])
+
+
+def _scores(history: Sequence[Row]) -> dict[int, float]:
+    """PSNR-Y of the steps that were validated."""
+    return {int(row["step"]): row["psnr_y_db"] for row in history}
 
 
 def _digest(data: bytes) -> str:

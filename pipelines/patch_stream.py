@@ -81,8 +81,8 @@ class _Share:
         return STEPS_A_GROUP * len(self.indexes) * 3 * sum(side * side for side in sides)
 
 
-class _Maker:
-    """An actor."""
+class Maker:
+    """An actor that makes the examples of one span after another."""
 
     def __init__(self, share: _Share) -> None:
         self._share = share
@@ -137,7 +137,7 @@ def _dataset(share: _Share, steps: range, makers: Makers) -> ray.data.Dataset:
     with DataContext.current(context):
         plan = ray.data.read_datasource(_PlanSource(steps), override_num_blocks=1, num_cpus=0)
         return plan.map_batches(
-            _Maker,
+            Maker,
             batch_size=None,
             fn_constructor_kwargs={"share": share},
             compute=ActorPoolStrategy(size=makers.count),

@@ -142,12 +142,18 @@ def prepare(
     photographs = find_photographs(data)
     if validation is None:
         held_out, apart = photographs[::VALIDATION_EVERY][:MOST_HELD_OUT], data
+        out = {info.key for info in held_out}
     else:
         held_out, apart = find_photographs(validation)[:MOST_HELD_OUT], validation
-    out = {info.key for info in held_out} if validation is None else set[str]()
+        # They may lie among the others: those are not trained on.
+        root, below = (f"{place.url.rstrip('/')}/" for place in (data, validation))
+        out = {info.key for info in photographs if f"{root}{info.key}".startswith(below)}
     training = [info for info in photographs if info.key not in out]
     if not training:
-        raise DataError(f"{data.url}: one photograph is too few, one is held out for validation")
+        raise DataError(
+            f"{data.url}: no photograph is left to train on, {len(out)} of {len(photographs)} are"
+            " held out for validation"
+        )
     digest = _fingerprint(data.url, training, apart.url, held_out, patch_px)
     store = cache.below(f"data-{digest}")
     if store.info(_INDEX).problem is not None:
@@ -238,7 +244,7 @@ class _PartCutter:
                 record = self._cut(part, list(zip(row["keys"], row["problems"], strict=True)))
                 self.store.put(name, json.dumps(asdict(record)).encode())
             return {"part": part, "record": self.store.get(name).data.decode(), "error": ""}
-        except StoreError as error:
+        except DataError as error:
             return {"part": part, "record": "", "error": str(error)}
 
     def _cut(self, part: int, photographs: Sequence[tuple[str, str]]) -> _Record:

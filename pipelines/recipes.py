@@ -15,14 +15,14 @@ def super_resolution(scale: int) -> TrainingRecipe:
     """Enlargement of clean photographs.
 
     EDSR (Lim et al. 2017, arXiv:1707.02921, sec. 4.2) for loss, batch and augmentation; half a
-    cosine instead of its steps, for a schedule that ends when the time does; kernels that are wider
-    while they train (ECBSR, Zhang et al. 2021, sec. 3.2).
+    cosine instead of its steps, for a schedule that ends when the time does. Wider kernels in
+    training (ECBSR) came to the same loss as plain ones with Muon, for 1.7 times the time.
     """
     return TrainingRecipe(
         name=f"sr-x{scale}",
-        network=NetworkConfig(scale=scale, num_blocks=10, channels=32, expansion=2),
+        network=NetworkConfig(scale=scale, num_blocks=16, channels=48),
         degradation=bicubic(scale),
-        source="EDSR, arXiv:1707.02921, sec. 4.2; ECBSR, Zhang et al. 2021, sec. 3.2",
+        source="EDSR, arXiv:1707.02921, sec. 4.2",
     )
 
 
@@ -46,7 +46,7 @@ def same_size(task: str, source: str) -> TrainingRecipe:
     et al. 2018, arXiv:1710.04026, sec. III-B)."""
     return TrainingRecipe(
         name=task,
-        network=NetworkConfig(scale=1, num_blocks=12, channels=64, expansion=2, unshuffle=2),
+        network=NetworkConfig(scale=1, num_blocks=12, channels=64, unshuffle=2),
         degradation=standard_degradation(task),
         source=source,
         input_px=64,

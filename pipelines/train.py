@@ -23,7 +23,7 @@ from PIL import Image as PillowImage
 
 from cluster.connect import Resources, ray_session
 from pipelines.argument_types import duration_s, positive, worker_range
-from pipelines.checkpoints import Row, best_key, read_checkpoint
+from pipelines.checkpoints import Row, best_checkpoint
 from pipelines.data_engine import quieten
 from pipelines.machine import machine_name
 from pipelines.page_images import pair_view
@@ -159,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
             if not args.verbose:
                 quieten()
             data = prepare(source, validation, beside, patch_px=PATCH_PX, tell=_tell)
+            if data.broken:
+                _tell(f"{len(data.broken)} more can't be read, {data.broken[0]}")
             begun = _claim(output, recipe, data, start)
             _tell(
                 f"{data.num_photographs} photographs, {data.num_patches} patches;"
@@ -179,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         print("resray: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     _tell(f"ended after step {last.step}: {ended}")
-    best = read_checkpoint(output, best_key(output, last.history))
+    best = best_checkpoint(output, last.history, _tell)
     trainer = Trainer(recipe)
     trainer.load_state(best.tensors)
     note = args.data_note or f"{data.num_photographs} photographs from {Path(args.data).name}"
@@ -339,6 +341,18 @@ def _claim(
     return found
 
 
+def threads_of(node_cpus: Sequence[int], workers: int) -> int:
+    """The most threads for each of so many workers, of which none lies on two nodes; at least 1."""
+    return max(
+        (
+            share
+            for share in range(1, max(node_cpus) + 1)
+            if sum(cpus // share for cpus in node_cpus) >= workers
+        ),
+        default=1,
+    )
+
+
 def make_job(
     recipe: TrainingRecipe,
     data: PreparedData,
@@ -351,8 +365,10 @@ def make_job(
     start: Weights | None = None,
 ) -> TrainingJob:
     """The job with its share of a connected Ray's CPUs for the workers and for their data."""
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    share = max(1, min(int(resources.cpus) // workers[1], int(max(nodes))))
+    least, most = workers
+    most = max(least, min(most, int(resources.gpus if use_gpu else resources.cpus)))
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    share = threads_of(nodes, most)
     if use_gpu:
         makers = Makers(count=min(MOST_MAKERS, max(1, 2 * share - 1)), cpus_each=0.5)
     else:
@@ -362,7 +378,7 @@ def make_job(
         data=data,
         output=output,
         rules=rules,
-        workers=workers,
+        workers=(least, most),
         threads=share,
         use_gpu=use_gpu,
         makers=makers,

@@ -31,13 +31,14 @@ import torch.distributed
 from numpy.typing import NDArray
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import WORKER_ENVIRONMENT
 from pipelines.checkpoints import (
     Checkpoint,
     Row,
     Saver,
-    newest_key,
+    newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
@@ -57,13 +58,12 @@ from resnet_core.training import Trainer, TrainingRecipe
 
 MAX_STARTS = 4
 """Workers that die as often without getting further end the run."""
-RAY_RESTARTS = 100
 PULSE_STEPS = 10
 """Steps between looks at the losses of all workers and at the clock."""
 SHOWN_PICTURES = 4
 SHOWN_PX = 160
-CPU_MAKERS = Makers(count=2, cpus_each=0.25)
-"""Where the workers compute on CPUs, so that a core of theirs is enough for both."""
+CPU_MAKERS = Makers(count=2, cpus_each=0.0)
+"""Where the workers have the CPUs: one that waits for a CPU of its own could wait without end."""
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
 
@@ -102,10 +102,8 @@ class TrainingJob:
 
     @property
     def worker_resources(self) -> dict[str, float]:
-        """Of one worker: a part of its cores is left to the makers of examples."""
-        if self.use_gpu:
-            return {"GPU": 1, "CPU": 0.5}
-        return {"CPU": self.threads - self.makers.count * self.makers.cpus_each}
+        """Of one worker."""
+        return {"GPU": 1, "CPU": 0.5} if self.use_gpu else {"CPU": self.threads}
 
 
 def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
@@ -123,7 +121,9 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     ended = job.rules.reason(begun.history) if begun else None
     if begun and ended:
         return begun, ended
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # Beside the driver: it must outlive every other machine.
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             train_worker,
@@ -137,7 +137,7 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
             run_config=RunConfig(
                 name=uuid.uuid4().hex,
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=RAY_RESTARTS),
+                failure_config=FailureConfig(max_failures=-1),  # the board decides
                 worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             ),
         )
@@ -157,14 +157,21 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
 
 def load_newest(output: Store, tell: Any = print) -> Checkpoint | None:
     """The newest checkpoint that is whole; those that aren't are told of."""
-    key = newest_key(output, tell)
-    return None if key is None else read_checkpoint(output, key)
+    found = newest_checkpoint(output, tell)
+    return found and found[1]
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """The loop of one Ray Train worker."""
     job: TrainingJob = config["job"]
     board = config["board"]
+    context = ray.train.get_context()
+    goes_on = None
+    if context.get_world_rank() == 0:
+        # Before anything that could fail: a start that isn't counted could come without end.
+        goes_on = _get(board.begin.remote(context.get_world_size()))
+    if not ray.train.collective.broadcast_from_rank_zero(goes_on):
+        return
     try:
         _Worker(job, board).run()
     except ResrayError as error:
@@ -195,6 +202,8 @@ class _Worker:
             world_size=self._world_size,
         )
         self._saver = Saver()
+        self._last_key: str | None = None
+        """Of the newest checkpoint that is whole."""
         self._history: list[Row] = []
         self._losses: list[torch.Tensor] = []
         """Of this worker's share, since the last exchange."""
@@ -202,13 +211,15 @@ class _Worker:
         """Since the last validation."""
 
     def run(self) -> None:
-        if not self._restore():
-            return
+        self._restore()
         trainer, recipe, rules = self._trainer, self._job.recipe, self._job.rules
         validation = self._job.data.validation()
-        steps = range(trainer.step_count, rules.last_step)
-        self._clock = _Clock(trainer.step_count)
-        ended = None
+        # Workers may have died between the last checkpoint and the end.
+        ended = rules.reason(self._history)
+        last_step = trainer.step_count if ended else rules.last_step
+        steps = range(trainer.step_count, last_step)
+        began_s = time.monotonic() - _get(self._board.elapsed_s.remote())
+        self._clock = _Clock(trainer.step_count, began_s=began_s)
         for inputs, targets in self._clock.waited_for(self._batches(steps)):
             self._losses.append(trainer.step(inputs, targets))
             step = trainer.step_count
@@ -226,21 +237,20 @@ class _Worker:
         if self._rank == 0:
             _get(self._board.end.remote(ended))
 
-    def _restore(self) -> bool:
-        """Takes the newest checkpoint that is whole. False if the run is over."""
-        chosen: tuple[str | None, bool] = None, False
+    def _restore(self) -> None:
+        """Takes the newest checkpoint that is whole."""
+        key = None
         if self._rank == 0:
-            key = newest_key(self._job.output, self._board.tell.remote)
-            chosen = key, _get(self._board.begin.remote())
+            found = newest_checkpoint(self._job.output, self._board.tell.remote)
+            key = found and found[0]
         # So that all go on from the same one, whatever is still being written.
-        key, goes_on = ray.train.collective.broadcast_from_rank_zero(chosen)
+        self._last_key = key = ray.train.collective.broadcast_from_rank_zero(key)
         if key is not None:
             checkpoint = read_checkpoint(self._job.output, key)
             self._trainer.load_state(checkpoint.tensors)
             self._history = checkpoint.history
         elif self._job.start is not None:
             self._trainer.start_from(self._job.start)
-        return goes_on
 
     def _batches(self, steps: range) -> Iterator[Batch]:
         return stream(
@@ -264,23 +274,23 @@ class _Worker:
         means = [value / self._world_size for value in sums]
         for step, loss in enumerate(means, start=first):
             if not math.isfinite(loss):
-                self._stop_at(step, is_own=not math.isfinite(own[step - first].item()))
+                is_own = not math.isfinite(own[step - first].item())
+                self._stop_at(step, "the loss is", is_own=is_own)
             rate = self._trainer.learning_rate(step)
             self._scalars.append((step + 1, {"loss": loss, "learning rate": rate}))
         return lateness > 0
 
-    def _stop_at(self, step: int, *, is_own: bool) -> None:
-        """The loss of `step` is no number. Only who knows whose share it was in tells the keys."""
+    def _stop_at(self, step: int, what: str, *, is_own: bool) -> None:
+        """No number came out of `step`. Only who knows whose share it was in tells the keys."""
         if not is_own:
             raise _OtherWorkerError
         indexes = range(self._rank, self._sampler.batch_size, self._world_size)
         keys = dict.fromkeys(self._key_of(step, index) for index in indexes)
-        last = newest_key(self._job.output, lambda _: None)
+        last = self._last_key
         raise DataError(
-            f"the loss is no number any more at step {step + 1}, with patches of"
-            f" {', '.join(keys)}; the last good checkpoint is"
-            f" {self._job.output.url_of(last) if last else 'none'}; a smaller"
-            " --set learning_rate= may help, in another --output"
+            f"{what} no number any more at step {step + 1}, with patches of {', '.join(keys)}; the"
+            f" last good checkpoint is {self._job.output.url_of(last) if last else 'none'}; a"
+            " smaller --set learning_rate= may help, in another --output"
         )
 
     def _key_of(self, step: int, index: int) -> str:
@@ -290,6 +300,8 @@ class _Worker:
     def _validate(self, validation: Sequence[Picture]) -> None:
         """Measures, and begins to save what there is."""
         trainer, recipe = self._trainer, self._job.recipe
+        if not trainer.is_finite():
+            self._stop_at(trainer.step_count - 1, "the weights are", is_own=True)
         took = self._clock.interval(trainer.step_count)
         share = range(self._rank, len(validation), self._world_size)
         figures, shown = list[tuple[float, float]](), list[Levels]()
@@ -331,7 +343,7 @@ class _Worker:
         pictures = {f"validation {number}": pixels for number, pixels in enumerate(shown)}
 
         def save() -> None:
-            save_checkpoint(output, checkpoint)
+            self._last_key = save_checkpoint(output, checkpoint)
             write_events(output, events, pictures)
 
         self._saver.submit(save)
@@ -344,8 +356,8 @@ class _OtherWorkerError(Exception):
 class _Clock:
     """What the steps between two validations took, and what they waited for."""
 
-    def __init__(self, step: int) -> None:
-        self._began_s = time.monotonic()
+    def __init__(self, step: int, *, began_s: float) -> None:
+        self._began_s = began_s
         self._save_s = 0.0
         self.begin_interval(step)
 
@@ -444,26 +456,33 @@ class Board:
     """Where the workers write how far they are, and the driver reads it: an actor."""
 
     def __init__(self) -> None:
+        self._began_s = time.monotonic()
         self._step = self._furthest = 0
-        self._starts = 0
+        self._starts = self._workers = 0
         self._rows: list[Row] = []
         self._lines: list[str] = []
         self._note = "they gave no reason"
         self._ended: str | None = None
         self._failed: str | None = None
 
-    def begin(self) -> bool:
-        """Take note that workers start. False if they shouldn't."""
+    def begin(self, workers: int) -> bool:
+        """Take note that so many workers start. False if they shouldn't."""
         if self._step > self._furthest:
             # Who got so far died there: that counts.
             self._furthest, self._starts = self._step, 1
-        self._starts += 1
+        # More than before start because a machine joined, and not because one died.
+        self._starts += not 0 < self._workers < workers
+        self._workers = workers
         if self._starts > MAX_STARTS:
             self._failed = self._failed or (
                 f"training failed: the workers died {MAX_STARTS} times without getting beyond step"
                 f" {self._furthest}: {self._note}"
             )
         return self._failed is None
+
+    def elapsed_s(self) -> float:
+        """Since the command began."""
+        return time.monotonic() - self._began_s
 
     def update(self, step: int) -> None:
         self._step = step

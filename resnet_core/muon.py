@@ -12,14 +12,18 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """For kernels (O, I, H, W), each taken as a matrix of O rows.
+    """For kernels (O, I, H, W) and matrices (O, I), each taken as a matrix of O rows.
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); steps have the size of Adam's,
-    so that both can share a learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4).
+    so that both can share a learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4), times
+    `relative_step`.
     """
 
-    def __init__(self, kernels: Iterable[nn.Parameter], *, lr: float) -> None:
+    def __init__(
+        self, kernels: Iterable[nn.Parameter], *, lr: float, relative_step: float = 1.0
+    ) -> None:
         super().__init__(kernels, {"lr": lr})
+        self._size = 0.2 * relative_step
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -31,7 +35,7 @@ class Muon(torch.optim.Optimizer):
                     alike[kernel.shape].append(kernel)
             for shape, kernels in alike.items():
                 steps = torch.stack([self._momentum(kernel).flatten(1) for kernel in kernels])
-                size = 0.2 * max(steps.shape[1:]) ** 0.5
+                size = self._size * max(steps.shape[1:]) ** 0.5
                 for kernel, step in zip(kernels, orthogonal(steps), strict=True):
                     kernel.sub_(step.view(shape), alpha=group["lr"] * size)
 

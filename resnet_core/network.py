@@ -15,11 +15,10 @@ multiply-adds say, and gave no more decibels for the same time. One convolution 
 shuffle saves 15 to 40 % against EDSR's tail. So the network that runs is a stack of plain 3x3
 convolutions and ReLUs.
 
-Training is wider: a 3x3 kernel is the sum of a direct kernel and a 1x1 expansion followed by a 3x3
-convolution (RepVGG, arXiv:2101.03697; ECBSR, Zhang et al. 2021). Both are linear, so the sum is one
-plain 3x3 kernel; it is formed from the weights in every training step (OREPA, Hu et al. 2022,
-arXiv:2204.00826, sec. 3.2) and a step costs no more than the plain network's. `fold` keeps the
-kernel and drops its parts.
+Training may be wider (`expansion`): a 3x3 kernel is then the sum of a direct kernel and a 1x1
+expansion followed by a 3x3 convolution (RepVGG, arXiv:2101.03697; ECBSR, Zhang et al. 2021). Both
+are linear, so the sum is one plain 3x3 kernel, formed from the weights in every training step
+(OREPA, Hu et al. 2022, arXiv:2204.00826, sec. 3.2). `fold` keeps the kernel and drops its parts.
 
 Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle`.
 """

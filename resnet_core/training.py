@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
-from resnet_core.losses import LOSSES
+from resnet_core.losses import LOSSES, fft
 from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
 from resnet_core.precision import Precision, compute_dtype
@@ -38,6 +38,8 @@ _LOWEST = {
     "patience": 0,
     "seed": 0,
 }
+SHARE_OF_A_PART = 0.4
+"""Of a step, for the parts that make one kernel: all go the same way, and add up to one step."""
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 _MUON_STATE = ("momentum",)
 
@@ -53,6 +55,8 @@ class TrainingRecipe:
     source: str
     """Where the recipe comes from: paper and section."""
     loss: str = "l1"
+    fft_weight: float = 0.0
+    """Of the loss of the spectrum (`fft`), added to `loss`; 0.1 in MIMO-UNet (arXiv:2108.05054)."""
     batch_size: int = 16
     """Examples in a step, over all workers."""
     microbatches: int = 1
@@ -70,8 +74,8 @@ class TrainingRecipe:
     warmup_steps: int = 200
     ema_decay: float = 0.999
     """Of the moving average of the weights, for each step; the average is what is kept."""
-    gradient_clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    gradient_clip_norm: float = 0.2
+    """Largest global norm of the gradient; those of ordinary steps with L1 are 0.03 to 0.2."""
     precision: Precision = "auto"
     """Of the convolutions (autocast): weights stay float32. `auto` is bfloat16 where the device
     computes in it."""
@@ -101,10 +105,15 @@ class TrainingRecipe:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ConfigError(f"{name} is {value!r}, expected a whole number from {low} up")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in ("learning_rate", "gradient_clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} is {value}, expected more than 0")
+        if not (math.isfinite(self.fft_weight) and self.fft_weight >= 0):
+            raise ConfigError(f"fft_weight is {self.fft_weight}, expected 0 or more")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}, expected 0 to below 1")
 
@@ -141,14 +150,14 @@ class Trainer:
         self._kernels = {
             name
             for name, p in named
-            if recipe.optimizer == "muon" and name.startswith("blocks.") and p.ndim == 4
+            if recipe.optimizer == "muon" and name.startswith("blocks.") and p.ndim >= 2
         }
         rate = recipe.learning_rate
         others = [p for name, p in named if name not in self._kernels]
         self._adam = torch.optim.Adam(others, lr=rate)
         kernels = [p for name, p in named if name in self._kernels]
-        self._muon = Muon(kernels, lr=rate) if kernels else None
-        self._loss = LOSSES[recipe.loss]
+        share = SHARE_OF_A_PART if recipe.network.expansion else 1.0
+        self._muon = Muon(kernels, lr=rate, relative_step=share) if kernels else None
         self.step_count = 0
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -191,6 +200,11 @@ class Trainer:
         weight = len(inputs) * self._world_size / self.recipe.batch_size
         return weight * self._loss(output.float(), targets.to(self.device))
 
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        recipe = self.recipe
+        loss = LOSSES[recipe.loss](output, target)
+        return loss + recipe.fft_weight * fft(output, target) if recipe.fft_weight else loss
+
     def _without_exchange(self) -> AbstractContextManager[Any]:
         """Workers exchange gradients with the last part of a step alone."""
         no_sync = getattr(self._wrapped, "no_sync", nullcontext)
@@ -212,6 +226,10 @@ class Trainer:
         network = ResidualNetwork(self.recipe.network).to(self.device)
         network.load_state_dict({**self.network.state_dict(), **self._average})
         return fold(network)
+
+    def is_finite(self) -> bool:
+        """Whether every weight is a number: a finite loss can have a gradient that is none."""
+        return all(bool(value.isfinite().all()) for value in self._floats().values())
 
     def start_from(self, network: ResidualNetwork) -> list[str]:
         """Takes the weights of `network`, folded; a tail of another scale stays as initialised.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pipelines.checkpoints import (
     Checkpoint,
     Saver,
-    best_key,
-    newest_key,
+    best_checkpoint,
+    newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
@@ -52,7 +52,7 @@ def test_the_last_two_and_the_best_are_kept(
     best = max(by_step, key=lambda step: (by_step[step], step))
     assert kept(store) == sorted({best, *list(by_step)[-2:]})
     history = checkpoint(len(scores), by_step).history
-    assert read_checkpoint(store, best_key(store, history)).step == best
+    assert best_checkpoint(store, history, pytest.fail).step == best
 
 
 @pytest.mark.parametrize("damage", ["cut", "turned", "emptied"])
@@ -64,16 +64,62 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before_and_says_so(
     spoilt = {"cut": data[:-4], "turned": data[:-1] + b"\xff", "emptied": b""}[damage]
     store.put(keys[1], spoilt)
     told: list[str] = []
-    assert newest_key(store, told.append) == keys[0]
+    found = newest_checkpoint(store, told.append)
+    assert found is not None
+    assert (found[0], found[1].step) == (keys[0], 1)
     assert told == [f"{store.url_of(keys[1])}: damaged; going on from the one before"]
     with pytest.raises(DataError, match="damaged"):
         read_checkpoint(store, keys[1])
 
 
 def test_without_a_checkpoint_there_is_none(store: Store) -> None:
-    assert newest_key(store, print) is None
-    with pytest.raises(DataError, match="no checkpoint in it"):
-        best_key(store, [])
+    assert newest_checkpoint(store, print) is None
+
+
+def spoil(store: Store, key: str) -> None:
+    store.put(key, store.get(key).data[:-4])
+
+
+def test_what_comes_after_a_damaged_one_takes_its_place(store: Store) -> None:
+    scores = {10: 34.0, 12: 31.0, 15: 32.0, 20: 33.0}
+    for step in (10, 12, 20):
+        key = save_checkpoint(store, checkpoint(step, {s: scores[s] for s in (10, 12, 20)}))
+        if step > 10:
+            spoil(store, key)
+    found = newest_checkpoint(store, lambda _: None)
+    assert found is not None
+    assert found[1].step == 10
+    for step, expected in ((15, [10, 15]), (20, [10, 15, 20])):
+        save_checkpoint(store, checkpoint(step, {s: scores[s] for s in (10, 15, 20)}))
+        assert kept(store) == expected
+        found = newest_checkpoint(store, pytest.fail)
+        assert found is not None
+        assert found[1].step == step
+
+
+def test_the_same_step_again_with_other_bytes_replaces_the_damaged_one(store: Store) -> None:
+    scores = {1: 30.0, 2: 31.0}
+    save_checkpoint(store, checkpoint(1, scores))
+    spoil(store, save_checkpoint(store, checkpoint(2, scores)))
+    again = Checkpoint(step=2, tensors={"a": torch.ones(3)}, history=checkpoint(2, scores).history)
+    save_checkpoint(store, again)
+    assert kept(store) == [1, 2]
+    assert best_checkpoint(store, again.history, pytest.fail).step == 2
+
+
+def test_a_damaged_best_one_leaves_the_next_best(store: Store) -> None:
+    scores = {1: 33.0, 2: 31.0, 3: 32.0}
+    keys = [save_checkpoint(store, checkpoint(step, scores)) for step in scores]
+    spoil(store, keys[0])
+    told: list[str] = []
+    assert best_checkpoint(store, checkpoint(3, scores).history, told.append).step == 3
+    assert len(told) == 1
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(store: Store) -> None:
+    spoil(store, save_checkpoint(store, checkpoint(1, {1: 30.0})))
+    with pytest.raises(DataError, match="none of its 1 checkpoints is whole"):
+        newest_checkpoint(store, lambda _: None)
 
 
 def test_saving_goes_on_beside_and_its_errors_come_with_the_next_call() -> None:

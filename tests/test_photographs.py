@@ -166,8 +166,19 @@ def test_photographs_smaller_than_a_patch_stop_the_run(tmp_path: Path) -> None:
 
 def test_one_photograph_is_too_few(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path / "photographs", 1)
-    with pytest.raises(DataError, match="one photograph is too few"):
+    with pytest.raises(DataError, match="no photograph is left to train on, 1 of 1 are held out"):
         prepared(folder, tmp_path / "cache")
+
+
+def test_validation_among_the_photographs_is_not_trained_on(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 3)
+    apart = write_photographs(folder / "apart", 2)
+    source, cache = open_source(str(folder)), open_store(str(tmp_path / "cache"))
+    data = prepare(source, open_source(str(apart)), cache, patch_px=64, tell=lambda _: None)
+    assert data.num_photographs == 3
+    assert len(data.validation()) == 2
+    with pytest.raises(DataError, match="no photograph is left to train on, 5 of 5"):
+        prepare(source, source, cache, patch_px=64, tell=lambda _: None)
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -87,6 +87,35 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone(
     assert not torch.equal(other["network.head.direct"], states[0]["network.head.direct"])
 
 
+@pytest.mark.parametrize("expansion", [0, 1, 3])
+def test_a_kernel_moves_as_far_however_many_parts_it_has(expansion: int) -> None:
+    network = replace(NETWORK, channels=32, expansion=expansion)
+    trainer = Trainer(replace(RECIPE, network=network, warmup_steps=0, schedule="constant"))
+    run_steps(trainer, 8)  # the tail begins at zero, and lets little of the gradient through
+    before = fold(trainer.network)
+    run_steps(trainer, 9)
+    after = fold(trainer.network)
+    for name in ("blocks.0.first.direct", "blocks.0.second.direct"):
+        moved = (after.get_parameter(name) - before.get_parameter(name)).square().mean().sqrt()
+        assert 0.08 < moved / RECIPE.learning_rate < 0.4, name
+
+
+def test_the_spectrums_loss_is_added() -> None:
+    inputs, targets = SAMPLER.batch(0)
+    alone = Trainer(RECIPE).step(inputs, targets).item()
+    spectrum = Trainer(replace(RECIPE, loss="fft")).step(inputs, targets).item()
+    both = Trainer(replace(RECIPE, fft_weight=0.1)).step(inputs, targets).item()
+    assert both == pytest.approx(alone + 0.1 * spectrum)
+
+
+def test_weights_that_are_no_numbers_are_known() -> None:
+    trainer = Trainer(RECIPE)
+    assert trainer.is_finite()
+    with torch.no_grad():
+        trainer.network.blocks[0].first.direct[0, 0] = float("nan")
+    assert not trainer.is_finite()
+
+
 def test_the_schedule_warms_up_and_ends_at_zero() -> None:
     rate = Trainer(RECIPE).learning_rate
     rates = [rate(step) for step in range(41)]

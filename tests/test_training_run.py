@@ -137,10 +137,13 @@ def test_workers_that_die_without_getting_further_end_the_run() -> None:
     board = Board()
     for step in (5, 8):
         # They got further each time.
-        assert board.begin()
+        assert board.begin(2)
         board.update(step)
     board.note("out of memory")
-    assert [board.begin() for _ in range(MAX_STARTS)] == [True] * (MAX_STARTS - 1) + [False]
+    # A machine joined: nothing died.
+    assert board.begin(3)
+    board.update(3)
+    assert [board.begin(3) for _ in range(MAX_STARTS)] == [True] * (MAX_STARTS - 1) + [False]
     ended, failed = board.outcome()
     assert ended is None
     assert failed == (

@@ -21,7 +21,7 @@ import torch
 from cluster.connect import WORKER_ENVIRONMENT, ray_session
 from parts.end_to_end import photographs
 from parts.figures import Figure, median_ratio, table
-from pipelines import training_run
+from pipelines import patch_stream, training_run
 from pipelines.data_engine import quieten
 from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import build_recipe
@@ -29,13 +29,15 @@ from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
 from pipelines.train import PATCH_PX, make_job
 from pipelines.training_run import TrainingJob, fit, measure
-from resnet_core.patches import PatchSampler
+from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.training import Trainer, TrainingRecipe
 
-INTERVAL = 20
+INTERVAL = 3 * STEPS_A_GROUP
 """Steps between two checkpoints: far fewer than in earnest, so that their cost is seen."""
-INTERVALS = 4
-"""Of which the first warms up."""
+WARM_UP, MEASURED = 3, 2
+"""Intervals. As many examples as are made ahead are used up by the end of the first ones."""
+INTERVALS = WARM_UP + MEASURED
+MEMORY_INTERVAL = 60
 IN_MEMORY = 64
 """Batches of the plain loop, which come again."""
 
@@ -67,14 +69,14 @@ def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
             for number, found in ((1, one), (2, two)):
                 output = open_store(str(folder / f"{group}-{number}"))
                 last, _ = fit(replace(jobs[number], output=output))
-                found.append(last.history[1:])
+                found.append(last.history[WARM_UP:])
             print(f"group {group + 1} of {groups}", flush=True)
     one_s, two_s = ([median(row["step_s"] for row in rows) for rows in each] for each in (one, two))
     waits = [row["data_wait_share"] for rows in one for row in rows]
     stalls = [row["checkpoint_stall_share"] for rows in one for row in rows]
     print(
         table(
-            f"Steps of sr-x2, {groups} times {INTERVALS - 1} intervals of {INTERVAL}",
+            f"Steps of sr-x2, {groups} times {MEASURED} intervals of {INTERVAL}, validation apart",
             ("", "ms a step", "range"),
             [
                 ("a plain loop, its batches in memory", *_told(loop)),
@@ -97,7 +99,7 @@ def measure_precision(folder: Path, *, steps: int) -> list[Figure]:
     with ray_session():
         data = _prepared(folder / "photographs", 20)
     fields = [f"steps={steps}", f"warmup_steps={min(200, steps // 4)}"]
-    exact = build_recipe("sr-x2", [*fields, "channels_last=false"])
+    exact = build_recipe("sr-x2", [*fields, "precision=float32", "channels_last=false"])
     trainers = [Trainer(exact), Trainer(replace(exact, precision="bfloat16", channels_last=True))]
     sampler = _sampler(data, exact)
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -131,9 +133,8 @@ def measure_precision(folder: Path, *, steps: int) -> list[Figure]:
 
 
 def measure_memory(folder: Path, *, counts: tuple[int, int]) -> list[Figure]:
-    """Peak memory of the worker and of the driver with few photographs and with many."""
-    recipe = build_recipe("sr-x2", [f"steps={6 * INTERVAL}", f"validate_every={3 * INTERVAL}"])
-    peaks: list[tuple[int, int]] = []
+    """Peak memory of each process with few photographs and with many."""
+    peaks: list[tuple[int, ...]] = []
     for count in counts:
         command = [sys.executable, "-m", "parts.training", str(folder), str(count)]
         done = subprocess.run(  # noqa: S603
@@ -142,11 +143,11 @@ def measure_memory(folder: Path, *, counts: tuple[int, int]) -> list[Figure]:
         peaks.append(tuple(json.loads(done.stdout.splitlines()[-1])))
     print(
         table(
-            f"Peak memory over {recipe.steps} steps, MiB",
-            ("photographs", "worker", "driver"),
+            f"Peak memory over {2 * MEMORY_INTERVAL} steps, MiB",
+            ("photographs", "worker", "largest maker of examples", "driver"),
             [
-                (str(count), *(f"{peak // 1024}" for peak in pair))
-                for count, pair in zip(counts, peaks, strict=True)
+                (str(count), *(f"{peak // 1024}" for peak in row))
+                for count, row in zip(counts, peaks, strict=True)
             ],
         )
     )
@@ -154,15 +155,28 @@ def measure_memory(folder: Path, *, counts: tuple[int, int]) -> list[Figure]:
     return [Figure(name="train_memory_growth", value=growth, aim=1.1, at_least=False)]
 
 
-def _peaks(folder: Path, count: int) -> tuple[int, int]:
-    """Of the worker and of this process, in KiB."""
-    recipe = build_recipe("sr-x2", [f"steps={6 * INTERVAL}", f"validate_every={3 * INTERVAL}"])
-    peak = folder / f"peak-{count}"
-    work = training_run.train_worker
+def _peaks(folder: Path, count: int) -> tuple[int, int, int]:
+    """Of the worker, of the largest maker and of this process, in KiB."""
+    steps = [f"steps={2 * MEMORY_INTERVAL}", f"validate_every={MEMORY_INTERVAL}"]
+    recipe = build_recipe("sr-x2", steps)
+    notes = folder / f"peaks-{count}"
+    notes.mkdir()
+    work, maker = training_run.train_worker, patch_stream.Maker
+
+    def note(what: str) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        (notes / f"{what}-{os.getpid()}").write_text(str(peak))
+
+    class NotedMaker(maker):
+        def __call__(self, table: Any) -> dict[str, Any]:
+            made = super().__call__(table)
+            note("maker")
+            return made
 
     def worker(config: dict[str, Any]) -> None:
+        patch_stream.Maker = NotedMaker
         work(config)
-        peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        note("worker")
 
     training_run.train_worker = worker
     with ray_session() as resources:
@@ -176,7 +190,12 @@ def _peaks(folder: Path, count: int) -> tuple[int, int]:
                 resources=resources,
             )
         )
-    return int(peak.read_text()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    note("driver")
+    largest = (
+        max(int(path.read_text()) for path in notes.glob(f"{what}-*"))
+        for what in ("worker", "maker", "driver")
+    )
+    return tuple(largest)
 
 
 def _prepared(folder: Path, count: int) -> PreparedData:
@@ -234,7 +253,7 @@ def run_plain_loop(answer: str) -> None:
     batches = [sampler.batch(step) for step in range(IN_MEMORY)]
     trainer = Trainer(recipe)
     seconds: list[float] = []
-    for _ in range(INTERVALS):
+    for _ in range(1 + MEASURED):
         began_s = time.monotonic()
         for _ in range(INTERVAL):
             trainer.step(*batches[trainer.step_count % IN_MEMORY]).item()
