@@ -97,7 +97,7 @@ def draw(outcomes: dict[str, Outcome], path: Path) -> None:
 
 def page(outcomes: dict[str, Outcome], args: argparse.Namespace) -> str:
     sets = [folder.name for folder in args.test]
-    header = ["network", "weights in training", "validation PSNR-Y", *(f"{n} PSNR-Y" for n in sets)]
+    header = ["network", "weights", "validation PSNR-Y", *(f"{n} PSNR-Y" for n in sets)]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for kind, outcome in outcomes.items():
         figures = outcome.weights.metadata.figures
@@ -109,7 +109,8 @@ def page(outcomes: dict[str, Outcome], args: argparse.Namespace) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     training = outcomes["residual"].weights.metadata.training
-    options = " ".join(f"--test {Path(folder).name}" for folder in args.test)
+    options = "--validation VALIDATION " if args.validation else ""
+    options += " ".join(f"--test {Path(folder).name}" for folder in args.test)
     return f"""# Why there are skips: three networks of equal size
 
 The same recipe (`sr-x2`), photographs, seed and {args.steps:,} steps for each, in batches of

@@ -23,7 +23,7 @@ class StopRules:
     """Mean loss between two validations that is enough."""
     max_steps: int | None = None
     max_time_s: float | None = None
-    """Of this start of the run, from its first step."""
+    """Since the command began, whatever starts again meanwhile."""
 
     def __post_init__(self) -> None:
         for name in ("target_psnr_db", "target_loss", "max_steps", "max_time_s"):

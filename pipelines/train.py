@@ -153,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.data)
     validation = open_source(args.validation) if args.validation else None
     output.make_writable()
+    output.remove_stale_temporaries()
     try:
         with ray_session(address=args.address, verbose=args.verbose) as resources:
             check_resources(resources, num_workers=args.num_workers[0], use_gpu=args.use_gpu)

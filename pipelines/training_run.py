@@ -304,11 +304,11 @@ class _Worker:
             self._stop_at(trainer.step_count - 1, "the weights are", is_own=True)
         took = self._clock.interval(trainer.step_count)
         share = range(self._rank, len(validation), self._world_size)
-        figures, shown = list[tuple[float, float]](), list[Levels]()
+        figures, shown = list[tuple[float, float]](), list[Measured]()
         for each in measure(trainer.averaged(), validation, recipe, share):
             figures.append((each.psnr_y_db, each.ssim_y))
             if len(shown) < SHOWN_PICTURES:
-                shown.append(each.compared)
+                shown.append(each)
         sums = torch.tensor(figures, dtype=torch.float64).reshape(-1, 2).sum(0).to(trainer.device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
@@ -330,7 +330,7 @@ class _Worker:
         self._clock.begin_interval(trainer.step_count)
 
     def _save(
-        self, row: Row, scalars: list[tuple[int, dict[str, float]]], shown: list[Levels]
+        self, row: Row, scalars: list[tuple[int, dict[str, float]]], shown: Sequence["Measured"]
     ) -> None:
         output = self._job.output
         checkpoint = Checkpoint(
@@ -340,7 +340,7 @@ class _Worker:
         )
         figures = {name: value for name, value in row.items() if name not in ("step", "loss")}
         events = [*scalars, (checkpoint.step, {f"validation {n}": v for n, v in figures.items()})]
-        pictures = {f"validation {number}": pixels for number, pixels in enumerate(shown)}
+        pictures = {f"validation {each.key}": each.compared for each in shown}
 
         def save() -> None:
             self._last_key = save_checkpoint(output, checkpoint)
@@ -402,7 +402,7 @@ class _Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One validation picture: uint8 HWC RGB; figures on BT.601 luma without a border of `scale`."""
+    """One validation picture: uint8 HWC RGB; figures on BT.601 luma without the border."""
 
     key: str
     target: Levels
@@ -432,6 +432,7 @@ def measure(
 ) -> Iterator[Measured]:
     """Each of the pictures (uint8 HWC RGB) degraded as in training, always from the same seed."""
     device = next(network.parameters()).device
+    scale = recipe.network.scale
     for index in range(len(pictures)) if indexes is None else indexes:
         key, target = pictures[index]
         worn = degrade(target, recipe.degradation, np.random.default_rng((recipe.seed, index)))
@@ -441,9 +442,8 @@ def measure(
                 to_levels(network(x, strength=strength), np.dtype(np.uint8))[0]
                 for strength in (0.0, 1.0)
             )
-        yield Measured(
-            key=key, target=target, base=base, output=output, border_px=recipe.network.scale
-        )
+        border_px = scale if scale > 1 else 0
+        yield Measured(key=key, target=target, base=base, output=output, border_px=border_px)
 
 
 def _middle(pixels: Levels) -> Levels:

@@ -8,7 +8,7 @@ from training_for_tests import SETS
 
 from cluster.connect import Resources, ray_session
 from pipelines.cli import main
-from pipelines.train import check_resources
+from pipelines.train import check_resources, threads_of
 from resnet_core.errors import ConfigError
 from resnet_core.weights import load_weights
 
@@ -123,3 +123,23 @@ def test_photographs_that_are_broken_or_small_stop_the_command(
         assert "no photograph is large enough for a patch of 192 px" in capsys.readouterr().err
         assert main(["train", "sr-x2", "--data", str(broken), *output]) == 1
     assert "1 of 6 photographs can't be read: photograph-002.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "threads"),
+    [
+        ([2], 1, 2),
+        ([2], 2, 1),
+        ([8, 8], 3, 4),
+        ([6, 6], 3, 3),
+        ([4, 16], 2, 8),
+        ([16, 16, 16], 4, 8),
+        ([1, 8], 2, 4),
+        ([0, 4], 2, 2),
+        ([2], 5, 1),
+    ],
+)
+def test_each_worker_has_as_many_threads_as_nodes_have_room_for(
+    nodes: list[int], workers: int, threads: int
+) -> None:
+    assert threads_of(nodes, workers) == threads

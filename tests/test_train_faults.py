@@ -93,7 +93,7 @@ def data(tmp_path: Path, _session: None) -> PreparedData:
     )
 
 
-def test_workers_that_die_in_a_step_and_in_a_checkpoint_change_nothing(
+def test_workers_that_die_in_a_step_in_a_checkpoint_and_at_the_end_change_nothing(
     data: PreparedData,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -125,13 +125,17 @@ def test_workers_that_die_in_a_step_and_in_a_checkpoint_change_nothing(
                 # What a store that isn't atomic would leave.
                 store.put(key, store.get(key).data[:-100])
                 os._exit(1)
+            if checkpoint.step == 6 and is_first("died at the end"):
+                os._exit(1)
             return key
 
         Trainer.step, training_run.save_checkpoint = step_and_die, save_half_and_die
         training_run.train_worker(config)
 
     monkeypatch.setattr(training_run, "train_worker", worker)
-    last, _ = fit(small_job(data, tmp_path / "run"))
+    last, ended = fit(small_job(data, tmp_path / "run"))
+    assert (tmp_path / "died at the end").exists()
+    assert ended == "all 6 steps of the schedule are done"
     steps = (tmp_path / "steps").read_text().split()
     assert steps[:6] == ["0", "1", "2", "3", "2", "3"]
     assert steps[-4:] == ["2", "3", "4", "5"]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from photographs_for_tests import write_photographs
+from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_for_tests import assert_same_weights, averaged, plain_loop, small_job, small_recipe
 
 from cluster.connect import ray_session
-from pipelines.patch_stream import Makers
 from pipelines.photographs import PreparedData, prepare
 from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
@@ -25,8 +25,12 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with ray_session():
-        yield
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    try:
+        with ray_session(address=cluster.address):
+            yield
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +68,7 @@ def test_more_workers_take_the_steps_of_one(data: PreparedData, tmp_path: Path) 
     """Three, of which one has two examples and the others one."""
     recipe = small_recipe()
     expected, losses = plain_loop(recipe, data)
-    makers = Makers(count=2, cpus_each=0.2)
-    last, _ = fit(small_job(data, tmp_path / "run", workers=(3, 3), makers=makers))
+    last, _ = fit(small_job(data, tmp_path / "run", workers=(3, 3)))
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
 
@@ -120,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_told_with_its_photographs
         fit(job)
 
 
-def test_tensorboard_reads_what_a_run_logs(finished: tuple[Path, Any]) -> None:
+def test_tensorboard_reads_what_a_run_logs(data: PreparedData, finished: tuple[Path, Any]) -> None:
     files = sorted((finished[0] / "tensorboard").iterdir())
     assert len(files) == 3
     steps = set[int]()
@@ -128,7 +131,7 @@ def test_tensorboard_reads_what_a_run_logs(finished: tuple[Path, Any]) -> None:
         log = EventAccumulator(str(file))
         log.Reload()
         steps |= {event.step for event in log.Scalars("loss")}
-        assert log.Tags()["images"] == ["validation 0"]
+        assert log.Tags()["images"] == [f"validation {data.validation()[0][0]}"]
         assert len(log.Scalars("validation psnr_y_db")) == 1
     assert steps == {1, 2, 3, 4, 5, 6}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.patch_stream import Makers
 from pipelines.photographs import PreparedData
 from pipelines.recipes import build_recipe
 from pipelines.stopping import StopRules
@@ -38,7 +37,6 @@ def small_job(data: PreparedData, output: Path, **fields: object) -> TrainingJob
         "data": data,
         "output": open_store(str(output)),
         "rules": StopRules(steps=recipe.steps),
-        "makers": Makers(count=2, cpus_each=0.25),
     }
     return TrainingJob(**(values | fields))  # pyright: ignore[reportArgumentType]
 
