@@ -25,7 +25,7 @@ START_S = 30
 
 @dataclass
 class Stub:
-    """A running server: its address, the API key that it wants, and the queries it answered."""
+    """A running server: its address, the API key that it wants, and the queries it took."""
 
     url: str = ""
     key: str | None = None
@@ -98,6 +98,17 @@ def _enhanced(data: bytes, query: dict[str, str]) -> Response:
     return Response(encoded.data, media_type=encoded.media_type, headers=headers)
 
 
+def _answer(data: bytes, query: dict[str, str]) -> Response:
+    try:
+        return _enhanced(data, query)
+    except UnsupportedImageError as error:
+        return _problem(415, "Unsupported Media Type", str(error))
+    except ImageTooLargeError as error:
+        return _problem(413, "Content Too Large", str(error))
+    except ResrayError as error:
+        return _problem(422, "Unprocessable Content", str(error))
+
+
 def _app(stub: Stub, names: tuple[str, ...]) -> FastAPI:
     app = FastAPI()
 
@@ -112,19 +123,11 @@ def _app(stub: Stub, names: tuple[str, ...]) -> FastAPI:
 
     @app.post("/v1/enhance")
     async def enhance(request: Request) -> Response:
-        if refused := refusal(request):
-            return refused
         query = dict(request.query_params)
-        try:
-            answer = _enhanced(await request.body(), query)
-        except UnsupportedImageError as error:
-            return _problem(415, "Unsupported Media Type", str(error))
-        except ImageTooLargeError as error:
-            return _problem(413, "Content Too Large", str(error))
-        except ResrayError as error:
-            return _problem(422, "Unprocessable Content", str(error))
-        stub.queries.append(query)
-        return answer
+        refused = refusal(request)
+        if refused is None:
+            stub.queries.append(query)
+        return refused or _answer(await request.body(), query)
 
     @app.get("/{path:path}")
     def page(path: str) -> Response:

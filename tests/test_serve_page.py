@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from browser_for_tests import gather_complaints, headless_browser
 from PIL import Image as PillowImage
-from playwright.sync_api import Browser, FilePayload, Locator, Page, Request, Route, expect
+from playwright.sync_api import Browser, FilePayload, Locator, Page, Route, expect
 from serve_stub_for_tests import MAX_BYTES, MAX_PIXELS, Stub, serve_stub
 
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, naming
@@ -102,7 +102,7 @@ def page(server: Stub, browser: Browser, request: pytest.FixtureRequest) -> Iter
     server.key = None
     server.queries.clear()
     context = browser.new_context(
-        viewport={"width": width, "height": height}, reduced_motion="reduce"
+        viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=True
     )
     opened = context.new_page()
     complaints = gather_complaints(opened)
@@ -186,7 +186,7 @@ def picture_ratio(page: Page) -> dict[str, list[int]]:
 
 
 def mean_difference(page: Page) -> float:
-    """Between what is seen of before and of after, at the size of before, in levels."""
+    """Between what is seen of before and of after, both made small, in levels."""
     return page.evaluate(
         """() => {
           const [width, height] = [48, 48];
@@ -247,6 +247,46 @@ def test_from_a_photograph_to_the_pixels_of_a_bulk_run(
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_a_finger_moves_the_divider_and_pans_a_zoomed_picture(
+    page: Page, examples_dir: Path
+) -> None:
+    give(page, "a.png", saved(crop(examples_dir, size=(320, 280)), "PNG"), "image/png")
+    finished(page)
+    touch = page.context.new_cdp_session(page)
+
+    def swipe(x: float, y: float, across: float) -> None:
+        for step in range(6):
+            kind = "touchStart" if step == 0 else "touchMove"
+            points = [{"x": x + across * step / 5, "y": y}]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    box = page.locator(".view").bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    swipe(*middle, box["width"] / 4)
+    expect(divider_of(page)).to_have_attribute("aria-valuenow", re.compile("^7[3-7]$"))
+    page.get_by_role("button", name="200 %").tap()
+    view = page.locator(".view")
+    left = view.evaluate("(element) => element.scrollLeft")
+    watch_scroll(view, left)
+    swipe(middle[0] - 60, middle[1], -50)
+    expect(view).to_have_attribute("data-scrolled", "true")
+    expect(divider_of(page)).to_have_attribute("aria-valuenow", re.compile("^7[3-7]$"))
+
+
+def watch_scroll(view: Locator, left: float) -> None:
+    """Notes as `data-scrolled` whether the view is right of `left`."""
+    view.evaluate(
+        """(element, left) => element.addEventListener("scroll", () => {
+          element.dataset.scrolled = String(element.scrollLeft > left);
+        })""",
+        left,
+    )
+
+
+@pytest.mark.browser
 def test_weights_format_quality_and_metadata_are_those_of_a_bulk_run(
     page: Page, examples_dir: Path, tmp_path: Path
 ) -> None:
@@ -293,8 +333,8 @@ def test_a_quality_out_of_range_is_not_sent(page: Page, server: Stub, examples_d
 @pytest.mark.browser
 @pytest.mark.parametrize("page", [PHONE, DESKTOP], indirect=True)
 def test_what_is_too_large_is_said_before_it_is_sent(page: Page) -> None:
-    sent: list[Request] = []
-    page.on("request", sent.append)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
     notice = page.get_by_role("alert")
     give(page, "scan.png", b"\0" * (MAX_BYTES + 1), "image/png")
     expect(notice).to_contain_text("This picture is too large. scan.png has 2.0 MB; ")
@@ -303,7 +343,7 @@ def test_what_is_too_large_is_said_before_it_is_sent(page: Page) -> None:
     expect(notice).to_contain_text(re.compile(r"5001\D+100 are .* up to 0\.5 megapixels"))
     give(page, "nothing.jpg", b"", "image/jpeg")
     expect(notice).to_contain_text("This file is empty.")
-    assert [request.url for request in sent if "/v1/" in request.url] == []
+    assert [url for url in sent if "/v1/" in url] == []
 
 
 @pytest.mark.browser
@@ -314,7 +354,7 @@ def test_what_is_no_picture_is_said_in_the_servers_words(page: Page, examples_di
     expect(notice).to_contain_text("This isn't a picture that can be read. expected one of JPEG")
     expect(notice).to_contain_text("found PDF")
     expect(notice.get_by_role("button", name="Try again")).to_be_hidden()
-    expect(page.get_by_role("button", name="Choose a photograph")).to_be_focused()
+    expect(page.get_by_role("button", name="Choose a file")).to_be_focused()
     give(page, "half.jpg", saved(crop(examples_dir))[:900], "image/jpeg")
     expect(notice).to_contain_text("This picture can't be enhanced.")
     give(page, "whole.jpg", saved(crop(examples_dir)), "image/jpeg")
@@ -444,7 +484,9 @@ def test_a_turned_photograph_lines_up(
 ) -> None:
     exif = PillowImage.Exif()
     exif[ORIENTATION] = orientation
-    data = saved(crop(examples_dir, "lighthouse.png"), format, exif=exif)
+    image = crop(examples_dir)
+    image.paste((250, 250, 250), (0, 0, 60, 20))
+    data = saved(image, format, exif=exif)
     give(page, f"turned.{format.lower()}", data, f"image/{format.lower()}")
     finished(page)
     sizes = picture_ratio(page)
@@ -597,7 +639,7 @@ def tab_to(page: Page, target: Locator) -> None:
 
 @pytest.mark.browser
 def test_the_keyboard_alone_can_do_everything(page: Page, examples_dir: Path) -> None:
-    tab_to(page, page.get_by_role("button", name="Choose a photograph"))
+    tab_to(page, page.get_by_role("button", name="Choose a file"))
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(file_of("a.jpg", saved(crop(examples_dir)), "image/jpeg"))
@@ -615,9 +657,7 @@ def test_the_keyboard_alone_can_do_everything(page: Page, examples_dir: Path) ->
     page.get_by_role("button", name="Another photograph").focus()
     tab_to(page, view)
     view.evaluate("(element) => element.scrollTo(0, 0)")
-    view.evaluate("""(element) => element.addEventListener("scroll", () => {
-      element.dataset.scrolled = String(element.scrollLeft > 0);
-    })""")
+    watch_scroll(view, 0)
     page.keyboard.press("ArrowRight")
     expect(view).to_have_attribute("data-scrolled", "true")
 

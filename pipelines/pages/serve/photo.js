@@ -3,6 +3,7 @@
 import { Problem } from "./client.js";
 import { formatBytes, formatPixels, formatSize } from "./words.js";
 
+const THUMBNAIL_PX = 32;
 const TYPES = {
   jpg: "image/jpeg", jpeg: "image/jpeg", jfif: "image/jpeg", png: "image/png", webp: "image/webp",
   tif: "image/tiff", tiff: "image/tiff", bmp: "image/bmp", avif: "image/avif", gif: "image/gif",
@@ -59,6 +60,48 @@ export async function loadImage(blob) {
 
 export function freeImage(image) {
   if (image) URL.revokeObjectURL(image.src);
+}
+
+/**
+ * Whether `before` is turned or mirrored against `after`: some browsers don't follow what the
+ * metadata of some formats say of orientation.
+ */
+export function isTurned(before, after) {
+  const isUpright = before.naturalWidth > before.naturalHeight;
+  if (isUpright !== after.naturalWidth > after.naturalHeight) return true;
+  const [seen, wanted] = [before, after].map(thumbnail);
+  const last = THUMBNAIL_PX - 1;
+  const differences = [
+    (x, y) => [x, y], (x, y) => [last - x, y], (x, y) => [x, last - y],
+    (x, y) => [last - x, last - y], (x, y) => [y, x], (x, y) => [last - y, x],
+    (x, y) => [y, last - x], (x, y) => [last - y, last - x],
+  ].map((turn) => difference(seen, wanted, turn));
+  return Math.min(...differences) < differences[0];
+}
+
+/** RGBA of the whole picture, squeezed into a small square. */
+function thumbnail(image) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = THUMBNAIL_PX;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, THUMBNAIL_PX, THUMBNAIL_PX);
+  return context.getImageData(0, 0, THUMBNAIL_PX, THUMBNAIL_PX).data;
+}
+
+/** The sum of absolute differences, where `turn` leads from a place in `wanted` to one in `seen`. */
+function difference(seen, wanted, turn) {
+  let sum = 0;
+  for (let y = 0; y < THUMBNAIL_PX; y += 1) {
+    for (let x = 0; x < THUMBNAIL_PX; x += 1) {
+      const [column, row] = turn(x, y);
+      const from = 4 * (row * THUMBNAIL_PX + column), to = 4 * (y * THUMBNAIL_PX + x);
+      for (let channel = 0; channel < 4; channel += 1) {
+        sum += Math.abs(seen[from + channel] - wanted[to + channel]);
+      }
+    }
+  }
+  return sum;
 }
 
 /** The first file of a drop or a paste, or null. */

@@ -4,7 +4,7 @@ import {
   ENHANCE_URL, Problem, describePhase, enhance, enhanceUrl, fetchModels, forgetKey, hasKey, setKey,
 } from "./client.js";
 import { Controls, describeFormats } from "./controls.js";
-import { fileOf, freeImage, loadImage, openPhoto } from "./photo.js";
+import { fileOf, freeImage, isTurned, loadImage, openPhoto } from "./photo.js";
 import { Viewer } from "./viewer.js";
 import { formatBytes, formatPixels, formatSize, shellQuote } from "./words.js";
 
@@ -108,11 +108,11 @@ async function render() {
   const mine = new AbortController();
   running = mine;
   try {
-    const settings = controls.settings;
+    const { settings, weights: { scale } } = controls;
     const made = await ask(settings, mine.signal);
     const images = await showable(made, settings, mine.signal);
     mine.signal.throwIfAborted();
-    settle({ ...made, settings, images });
+    settle({ ...made, settings, images, scale });
   } catch (error) {
     if (mine.signal.aborted) return;
     if (error.status === 415 && !shown.after) closeWork();
@@ -139,18 +139,11 @@ async function showable(made, settings, signal) {
   const direct = await loadImage(made.blob);
   const after = direct ?? (await loadImage((await ask(asPng, signal)).blob));
   let before = photo.image;
-  if (!before || !hasShapeOf(before, after)) {
+  if (!before || (after && isTurned(before, after))) {
     before = await loadImage((await ask({ ...asPng, strength: 0 }, signal)).blob);
   }
   if (!before || !after) throw new Problem("The result can't be shown", "It can be downloaded.");
   return { before, after, isCopy: direct === null };
-}
-
-// A browser that doesn't turn a photograph as its metadata says shows it in another shape.
-function hasShapeOf(before, after) {
-  const scale = controls.weights.scale;
-  return before.naturalWidth * scale === after.naturalWidth
-    && before.naturalHeight * scale === after.naturalHeight;
 }
 
 function settle(made) {
@@ -190,16 +183,18 @@ function describeResult() {
   if (!result) return;
   link.href = URL.createObjectURL(result.blob);
   link.download = resultName();
-  const copy = result.images.isCopy ? " Your browser can't show this format: above is a PNG." : "";
+  const copy = result.images.isCopy ? ". Your browser can't show this format; you see a PNG copy." : "";
   byId("download-note").textContent =
-    `${link.download}, ${formatBytes(result.blob.size)}.${copy}`;
+    `${link.download}, ${formatBytes(result.blob.size)}${copy}`;
   describeFacts();
 }
 
 function describeSizes() {
-  const size = (image) => formatSize(image.naturalWidth, image.naturalHeight);
-  const from = photo.image ? size(photo.image) : formatBytes(photo.bytes.size);
-  return result ? `${from} → ${size(result.images.after)}` : from;
+  const size = ({ naturalWidth: width, naturalHeight: height }, scale = 1) =>
+    formatSize(Math.round(width / scale), Math.round(height / scale));
+  if (!result) return photo.image ? size(photo.image) : formatBytes(photo.bytes.size);
+  const { after } = result.images;
+  return `${size(after, result.scale)} → ${size(after)}`;
 }
 
 /** "photo.jpeg" -> "photo-sr-x2.jpeg", with the ending of what the file really is. */
@@ -217,7 +212,7 @@ function resultName() {
 function describeFacts() {
   const facts = [
     ["Format", result.type.split("/").at(-1).toUpperCase()],
-    ["SHA-256 of the weights", result.weightsSha256],
+    ["Weights", `${result.settings.weights} ${result.weightsSha256.slice(0, 12)}`],
     ...timings(result.timing),
   ];
   const lines = facts.filter(([, value]) => value).flatMap(([name, value]) => {
@@ -278,8 +273,11 @@ function complain(error, retry) {
   byId("notice-title").textContent = `${problem.title}.`;
   byId("notice-detail").textContent = problem.detail;
   byId("retry").hidden = retry === null;
-  (byId("work").hidden ? byId("welcome") : byId("viewer")).append(byId("notice"));
-  byId("notice").hidden = false;
+  const notice = byId("notice");
+  if (byId("work").hidden) byId("welcome").querySelector(".drop").before(notice);
+  else byId("viewer").append(notice);
+  notice.hidden = false;
+  notice.scrollIntoView({ block: "nearest" });
 }
 
 function hideNotice() {
@@ -324,7 +322,7 @@ function askKey(wasRefused, signal) {
 function listenForFiles() {
   const input = byId("file"), veil = byId("veil");
   const choose = () => input.click();
-  byId("choose").addEventListener("click", choose);
+  document.querySelector(".drop").addEventListener("click", choose); // the button in it, too
   byId("choose-other").addEventListener("click", choose);
   input.addEventListener("change", () => {
     if (input.files.length) take(input.files[0]);

@@ -133,12 +133,20 @@ export class Viewer {
     divider.style.left = `${x}px`;
     divider.style.top = `${seen.top}px`;
     divider.style.height = `${seen.height}px`;
-    const [left, right] = this.#tags;
-    left.classList.toggle("gone", x < left.offsetLeft + left.offsetWidth);
-    right.classList.toggle("gone", x > right.offsetLeft);
+    this.#placeTags(seen, x);
     const percent = Math.round(100 * this.#share);
     divider.setAttribute("aria-valuenow", String(percent));
     divider.setAttribute("aria-valuetext", `${percent} % before, ${100 - percent} % after`);
+  }
+
+  // In the upper corners of what is seen; gone where the divider has passed.
+  #placeTags(seen, x) {
+    const [left, right] = this.#tags;
+    const end = seen.left + seen.width - (right.offsetWidth + 2 * left.offsetLeft);
+    left.style.translate = `${seen.left}px ${seen.top}px`;
+    right.style.translate = `${end}px ${seen.top}px`;
+    left.classList.toggle("gone", x < seen.left + left.offsetLeft + left.offsetWidth);
+    right.classList.toggle("gone", x > end + left.offsetLeft);
   }
 
   #setShare(share) {

@@ -40,16 +40,16 @@ const SAME_SIZE_TASKS = {
 
 /** What weights do, in one line. */
 export function describeWeights({ task, scale, parameters }) {
-  const size = parameters ? `, ${formatCount(parameters)} parameters` : "";
+  const size = parameters ? ` · ${formatCount(parameters)} parameters` : "";
   if (scale <= 1) return (SAME_SIZE_TASKS[task] ?? `Task ${task}`) + size;
-  const worn = task.startsWith("photo") ? ", and clears wear" : "";
-  return `Enlarges ${scale} times each way${worn}${size}`;
+  const worn = task.startsWith("photo") ? " and clears wear" : "";
+  return `Enlarges ${scale} times${worn}${size}`;
 }
 
-/** 189000 -> "189 thousand". */
+/** 189000 -> "189K". */
 function formatCount(value) {
   if (value < 1e3) return String(value);
-  return value < 1e6 ? `${Math.round(value / 1e3)} thousand` : `${(value / 1e6).toFixed(1)} million`;
+  return value < 1e6 ? `${Math.round(value / 1e3)}K` : `${(value / 1e6).toFixed(1)}M`;
 }
 
 /** A word for a POSIX shell. */
