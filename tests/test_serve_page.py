@@ -267,7 +267,7 @@ def test_a_finger_moves_the_divider_and_pans_a_zoomed_picture(
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     swipe(*middle, box["width"] / 4)
     expect(divider_of(page)).to_have_attribute("aria-valuenow", re.compile("^7[3-7]$"))
-    page.get_by_role("button", name="200 %").tap()
+    page.get_by_role("button", name="200 %").click()
     view = page.locator(".view")
     left = view.evaluate("(element) => element.scrollLeft")
     watch_scroll(view, left)
