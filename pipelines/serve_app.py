@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -285,15 +286,20 @@ class _Recorded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER)
+        is_plain = given is not None and _REQUEST_ID.fullmatch(given)
         record = RequestRecord(
-            request_id=_request_id(scope), method=scope["method"], path=scope["path"]
+            request_id=given if given and is_plain else uuid.uuid4().hex,
+            method=scope["method"],
+            path=scope["path"],
         )
         scope["resray.record"] = record
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                _set_request_id(message, record.request_id)
+                if given is None:  # else whoever gave it, Serve's proxy, also answers with it
+                    _set_request_id(message, record.request_id)
             await send(message)
 
         try:
@@ -320,19 +326,6 @@ async def _send_problem(problem: Problem, record: RequestRecord, send: Send) -> 
     await send({"type": "http.response.body", "body": problem.body(record.request_id)})
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's, if it is plain, else a new one."""
-    wanted = REQUEST_ID_HEADER.lower().encode("ascii")
-    for name, value in scope["headers"]:
-        text = value.decode("latin-1")
-        if name == wanted and _REQUEST_ID.fullmatch(text):
-            return text
-    return uuid.uuid4().hex
-
-
 def _set_request_id(message: Message, request_id: str) -> None:
     name = REQUEST_ID_HEADER.lower().encode("ascii")
-    message["headers"] = [
-        *(pair for pair in message.get("headers", ()) if pair[0] != name),
-        (name, request_id.encode("ascii")),
-    ]
+    message["headers"] = [*message.get("headers", ()), (name, request_id.encode("ascii"))]
