@@ -1,6 +1,6 @@
 // The endpoint, as the page asks it.
 
-import { formatSeconds } from "./words.js";
+import { asSentence, formatSeconds } from "./words.js";
 
 const MODELS_URL = new URL("../v1/models", import.meta.url);
 export const ENHANCE_URL = new URL("../v1/enhance", import.meta.url);
@@ -56,8 +56,8 @@ export function enhanceUrl(settings) {
 /**
  * The better image: `blob` of type `type`, `weightsSha256`, `timing`.
  *
- * When the server is full, waits as long as it says and asks once more. `onPhase` is told
- * ("upload", share), ("work") and ("full", seconds). Throws Problem, or the signal's reason.
+ * When the server is busy, waits as long as it says and asks once more. `onPhase` is told
+ * ("upload", share), ("work") and ("busy", seconds). Throws Problem, or the signal's reason.
  */
 export async function enhance(photo, settings, { signal, onPhase }) {
   try {
@@ -65,7 +65,7 @@ export async function enhance(photo, settings, { signal, onPhase }) {
   } catch (error) {
     const waitS = error instanceof Problem && error.status === 503 ? error.retryAfterS : null;
     if (waitS === null || waitS > LONGEST_WAIT_S) throw error;
-    onPhase("full", waitS);
+    onPhase("busy", waitS);
     await sleep(waitS * 1000, signal);
     return send(photo, settings, { signal, onPhase });
   }
@@ -114,7 +114,7 @@ async function resultOf(request) {
   };
 }
 
-// A problem of RFC 9457; whatever else stands between may answer with something else.
+// A problem of RFC 9457; whatever stands between here and the server may answer with less.
 function problemOf(status, text, retryAfter) {
   let body = {};
   try {
@@ -122,29 +122,20 @@ function problemOf(status, text, retryAfter) {
   } catch {
     // The status alone must do.
   }
-  const retryAfterS = secondsUntil(retryAfter);
-  const known = WORDS[status] ?? {};
-  const title = known.title ?? (typeof body?.title === "string" ? body.title : null);
-  const detail = typeof body?.detail === "string" ? body.detail : known.detail;
-  return new Problem(
-    title ?? "That didn't work",
-    detail ?? `The server answered with status ${status}, and no reason.`,
-    { status, retryAfterS },
-  );
+  const [title, detail] = WORDS[status] ?? ["That didn't work", `The server answered ${status}.`];
+  const told = (name, otherwise) => (typeof body?.[name] === "string" ? body[name] : otherwise);
+  return new Problem(told("title", title), asSentence(told("detail", detail)), {
+    status,
+    retryAfterS: secondsUntil(retryAfter),
+  });
 }
 
 const WORDS = {
-  401: { title: "This server wants a key" },
-  404: { title: "These weights aren't there any more" },
-  408: { title: "The upload took too long", detail: "Try again, or take a smaller picture." },
-  413: { title: "This picture is too large", detail: "The server takes no picture of this size." },
-  415: { title: "This isn't a picture that can be read" },
-  422: { title: "This picture can't be enhanced" },
-  429: { title: "Too many requests", detail: "Wait a little, then try again." },
-  500: { title: "Something broke on the server", detail: "It isn't your picture's fault; try again." },
-  502: { title: "The server doesn't answer", detail: "Something between you and it gave up." },
-  503: { title: "The server is full", detail: "Others are before you; try again in a moment." },
-  504: { title: "The server took too long", detail: "Try again, or take a smaller picture." },
+  413: ["This picture is too large", "Something between you and the server refuses its size."],
+  429: ["Too many requests", "Wait a little, then try again."],
+  502: ["The server doesn't answer", "Something between you and it gave up."],
+  503: ["The server is busy", "Try again in a moment."],
+  504: ["The server took too long", "Try again, or take a smaller picture."],
 };
 
 function unreachable() {
@@ -181,6 +172,6 @@ function sleep(milliseconds, signal) {
 /** What the page says while it waits. */
 export function describePhase(phase, value) {
   if (phase === "upload") return value > 0 ? `Sending, ${Math.round(100 * value)} %` : "Sending";
-  if (phase === "full") return `The server is full; again in ${formatSeconds(value)}`;
+  if (phase === "busy") return `The server is busy; again in ${formatSeconds(value)}`;
   return "Enhancing";
 }

@@ -1,6 +1,6 @@
 // The settings of a request, as one sees and changes them.
 
-import { describeWeights, formatChoice } from "./words.js";
+import { describeWeights, formatChoice, formatName } from "./words.js";
 
 export class Controls {
   #models = null;
@@ -22,8 +22,7 @@ export class Controls {
     this.#models = models;
     setOptions(this.#find("weights"), models.models.map(({ name }) => [name, name]));
     this.#find("weights").value = models.default;
-    const written = models.formats.filter(({ name }) => name !== "GIF");
-    const names = written.map(({ name }) => [name.toLowerCase(), name]);
+    const names = models.formats.map(({ name }) => [name, formatName(name)]);
     setOptions(this.#find("format"), [["", "As it came"], ...names]);
     this.#refresh();
   }
@@ -70,13 +69,13 @@ export class Controls {
 
   #refreshQuality(input) {
     const name = this.#find("format").value || this.#sourceType.split("/").at(-1);
-    const format = this.#models.formats.find((known) => known.name.toLowerCase() === name);
+    const format = this.#models.formats.find((known) => known.name === name);
     const scale = format?.quality ?? null;
     input.disabled = scale === null;
     [input.min, input.max] = scale ?? [0, 100];
     const note = scale ? `${scale[0]} to ${scale[1]}; empty leaves it to the server` : null;
     document.getElementById("quality-note").textContent =
-      note ?? (format ? `${format.name} loses nothing: it has no quality` : "");
+      note ?? (format ? `${formatName(format.name)} loses nothing: it has no quality` : "");
   }
 }
 
@@ -89,7 +88,7 @@ function setOptions(select, options) {
   select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
 }
 
-/** "JPEG, PNG or GIF, up to 20 MB": what can be given. */
+/** "JPEG, PNG or WebP". */
 export function describeFormats({ formats }) {
-  return formatChoice(formats.map(({ name }) => (name === "WEBP" ? "WebP" : name)));
+  return formatChoice(formats.map(({ name }) => formatName(name)));
 }

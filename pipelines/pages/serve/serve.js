@@ -6,7 +6,7 @@ import {
 import { Controls, describeFormats } from "./controls.js";
 import { fileOf, freeImage, isTurned, loadImage, openPhoto } from "./photo.js";
 import { Viewer } from "./viewer.js";
-import { formatBytes, formatPixels, formatSize, shellQuote } from "./words.js";
+import { formatBytes, formatName, formatPixels, formatSize, shellQuote } from "./words.js";
 
 const SETTLE_MS = 250; // how long a slider rests before its picture is asked for
 
@@ -202,7 +202,7 @@ function resultName() {
   const { settings: { weights, strength }, type } = result;
   const [, stem, ending] = /^(.*?)(?:\.([^.]*))?$/.exec(photo.name);
   const name = type.split("/").at(-1);
-  const known = models.formats.find((format) => format.name.toLowerCase() === name);
+  const known = models.formats.find((format) => format.name === name);
   const endings = (known?.extensions ?? [name]).map((one) => one.replace(/^\./, ""));
   const kept = endings.includes(ending?.toLowerCase()) ? ending : endings[0];
   const mark = strength === null ? "" : `-strength-${strength}`;
@@ -211,7 +211,7 @@ function resultName() {
 
 function describeFacts() {
   const facts = [
-    ["Format", result.type.split("/").at(-1).toUpperCase()],
+    ["Format", formatName(result.type.split("/").at(-1))],
     ["Weights", `${result.settings.weights} ${result.weightsSha256.slice(0, 12)}`],
     ...timings(result.timing),
   ];

@@ -23,6 +23,15 @@ export function formatSeconds(value) {
   return value === 1 ? "1 second" : `${value} seconds`;
 }
 
+/** "expected a, found b" -> "Expected a, found b." */
+export function asSentence(text) {
+  const sentence = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;
+}
+
+/** "webp" -> "WebP". */
+export const formatName = (name) => (name === "webp" ? "WebP" : name.toUpperCase());
+
 /** [1280, 854] -> "1280 × 854", with thin spaces that don't break. */
 export const formatSize = (width, height) => `${width}\u202f×\u202f${height}`;
 
