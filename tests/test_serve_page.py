@@ -593,6 +593,18 @@ def test_what_a_browser_cannot_show_is_shown_as_a_copy_and_kept_as_it_is(
 
 @pytest.mark.ray
 @pytest.mark.browser
+def test_a_result_that_cannot_be_shown_can_still_be_kept(page: Page, examples_dir: Path) -> None:
+    page.route("**/v1/enhance?*format=png*", full)
+    give(page, "scan.tif", saved(crop(examples_dir), "TIFF"), "image/tiff")
+    notice = page.get_by_role("alert")
+    expect(notice).to_contain_text("The result can't be shown here. You can download it.")
+    name, better = download(page)
+    assert name == "scan-sr-x2.tif"
+    assert pixels_of(better).shape == (128, 192, 3)
+
+
+@pytest.mark.ray
+@pytest.mark.browser
 def test_the_ending_tells_the_real_format(page: Page, examples_dir: Path) -> None:
     give(page, "lies.png", saved(crop(examples_dir), "GIF"), "image/png")
     assert download(page)[0] == "lies-sr-x2.png"

@@ -3,7 +3,7 @@
 import { asSentence, formatSeconds } from "./words.js";
 
 const MODELS_URL = new URL("../v1/models", import.meta.url);
-export const ENHANCE_URL = new URL("../v1/enhance", import.meta.url);
+const ENHANCE_URL = new URL("../v1/enhance", import.meta.url);
 const KEY_NAME = "resray-key";
 const LONGEST_WAIT_S = 60;
 

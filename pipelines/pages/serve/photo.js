@@ -15,6 +15,7 @@ const TYPES = {
  * `image` is null where the browser can't show the format: the server judges those. Throws Problem.
  */
 export async function openPhoto(file, limits) {
+  if (!file) throw new Problem("That holds no picture", "Drop or paste an image file.");
   if (file.size > limits.max_bytes) {
     throw new Problem(
       "This picture is too large",

@@ -1,12 +1,12 @@
 // The page of the endpoint: a photograph in, before and after under a divider, the better one out.
 
-import {
-  ENHANCE_URL, Problem, describePhase, enhance, enhanceUrl, fetchModels, forgetKey, hasKey, setKey,
-} from "./client.js";
+import { Problem, describePhase, enhance, fetchModels } from "./client.js";
 import { Controls, describeFormats } from "./controls.js";
+import { listenForKeys, withKey } from "./keys.js";
 import { fileOf, freeImage, isTurned, loadImage, openPhoto } from "./photo.js";
+import { commandFor, factsOf, resultName } from "./result.js";
 import { Viewer } from "./viewer.js";
-import { formatBytes, formatName, formatPixels, formatSize, shellQuote } from "./words.js";
+import { formatBytes, formatPixels, formatSize } from "./words.js";
 
 const SETTLE_MS = 250; // how long a slider rests before its picture is asked for
 
@@ -41,20 +41,17 @@ async function loadModels() {
 // A photograph comes in
 
 async function take(file) {
-  if (!file) {
-    complain(new Problem("That holds no picture", "Drop or paste an image file."), null);
-    return;
-  }
   if (!models) await loadModels();
   if (!models) return;
-  stop();
-  hideNotice();
+  let opened;
   try {
-    openWork(await openPhoto(file, models.limits));
+    opened = await openPhoto(file, models.limits);
   } catch (error) {
     complain(error, null);
     return;
   }
+  stop();
+  openWork(opened);
   render();
 }
 
@@ -130,11 +127,22 @@ function ask(settings, signal) {
   return withKey(() => enhance(photo, settings, asked), signal);
 }
 
+/** Both pictures, or null where there is no way to see them: then there is still the file. */
+async function showable(made, settings, signal) {
+  try {
+    return await picturesOf(made, settings, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof Problem) return null;
+    throw error;
+  }
+}
+
 /**
  * Both pictures as this browser can show them, at the same orientation. Where it can't show the
  * format, the server is asked for a PNG: of the result, and of the plain enlargement as "before".
  */
-async function showable(made, settings, signal) {
+async function picturesOf(made, settings, signal) {
   const asPng = { ...settings, format: "png", quality: null, metadata: "strip" };
   const direct = await loadImage(made.blob);
   const after = direct ?? (await loadImage((await ask(asPng, signal)).blob));
@@ -142,20 +150,27 @@ async function showable(made, settings, signal) {
   if (!before || (after && isTurned(before, after))) {
     before = await loadImage((await ask({ ...asPng, strength: 0 }, signal)).blob);
   }
-  if (!before || !after) throw new Problem("The result can't be shown", "It can be downloaded.");
+  if (!before || !after) throw new Problem("The result can't be shown");
   return { before, after, isCopy: direct === null };
 }
 
 function settle(made) {
-  const old = shown;
   result = made;
-  shown = { before: made.images.before, after: made.images.after };
-  viewer.showPair(shown.before, shown.after);
-  if (old.after) freeImage(old.after);
-  if (old.before !== photo.image && old.before !== shown.before) freeImage(old.before);
   if (!controls.settings.format) controls.sourceType = made.type;
+  if (made.images) showPair(made.images);
   describeResult();
   announce(`Done. ${byId("sizes").textContent}`);
+  if (!made.images) {
+    complain(new Problem("The result can't be shown here", "You can download it."), null);
+  }
+}
+
+function showPair({ before, after }) {
+  const old = shown;
+  shown = { before, after };
+  viewer.showPair(before, after);
+  freeImage(old.after);
+  if (old.before !== photo.image && old.before !== before) freeImage(old.before);
 }
 
 function stop() {
@@ -179,69 +194,31 @@ function describeResult() {
   byId("about").hidden = result === null;
   byId("sizes").textContent = describeSizes();
   byId("download-note").textContent = "";
-  byId("command").textContent = describeCommand();
+  const name = result ? resultName(photo.name, result, models.formats) : `better-${photo.name}`;
+  byId("command").textContent = commandFor(photo.name, controls.settings, name);
   if (!result) return;
   link.href = URL.createObjectURL(result.blob);
-  link.download = resultName();
-  const copy = result.images.isCopy ? ". Your browser can't show this format; you see a PNG copy." : "";
+  link.download = name;
+  const copy = result.images?.isCopy ? ". Your browser can't show this format; you see a PNG copy." : "";
   byId("download-note").textContent =
     `${link.download}, ${formatBytes(result.blob.size)}${copy}`;
-  describeFacts();
+  byId("facts").replaceChildren(...factsOf(result).flatMap(factLine));
+}
+
+function factLine([name, value]) {
+  const term = document.createElement("dt"), text = document.createElement("dd");
+  term.textContent = name;
+  text.textContent = value;
+  text.className = "mono";
+  return [term, text];
 }
 
 function describeSizes() {
   const size = ({ naturalWidth: width, naturalHeight: height }, scale = 1) =>
     formatSize(Math.round(width / scale), Math.round(height / scale));
-  if (!result) return photo.image ? size(photo.image) : formatBytes(photo.bytes.size);
-  const { after } = result.images;
+  const after = result?.images?.after;
+  if (!after) return photo.image ? size(photo.image) : formatBytes(photo.bytes.size);
   return `${size(after, result.scale)} → ${size(after)}`;
-}
-
-/** "photo.jpeg" -> "photo-sr-x2.jpeg", with the ending of what the file really is. */
-function resultName() {
-  const { settings: { weights, strength }, type } = result;
-  const [, stem, ending] = /^(.*?)(?:\.([^.]*))?$/.exec(photo.name);
-  const name = type.split("/").at(-1);
-  const known = models.formats.find((format) => format.name === name);
-  const endings = (known?.extensions ?? [name]).map((one) => one.replace(/^\./, ""));
-  const kept = endings.includes(ending?.toLowerCase()) ? ending : endings[0];
-  const mark = strength === null ? "" : `-strength-${strength}`;
-  return `${stem || "picture"}-${weights}${mark}.${kept}`;
-}
-
-function describeFacts() {
-  const facts = [
-    ["Format", formatName(result.type.split("/").at(-1))],
-    ["Weights", `${result.settings.weights} ${result.weightsSha256.slice(0, 12)}`],
-    ...timings(result.timing),
-  ];
-  const lines = facts.filter(([, value]) => value).flatMap(([name, value]) => {
-    const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name;
-    text.textContent = value;
-    text.className = "mono";
-    return [term, text];
-  });
-  byId("facts").replaceChildren(...lines);
-}
-
-/** Of a Server-Timing header: [["Decode", "3 ms"], …]. */
-function timings(header) {
-  return header.split(",").map((entry) => {
-    const [name, ...parameters] = entry.trim().split(/\s*;\s*/);
-    const value = (key) => parameters.find((one) => one.startsWith(`${key}=`))?.slice(key.length + 1);
-    const words = (value("desc") ?? name).replaceAll('"', "");
-    const milliseconds = Number(value("dur"));
-    const shownAs = milliseconds < 10 ? milliseconds.toFixed(1) : milliseconds.toFixed(0);
-    return [words.charAt(0).toUpperCase() + words.slice(1), value("dur") ? `${shownAs} ms` : ""];
-  });
-}
-
-function describeCommand() {
-  const key = hasKey() ? '  -H "Authorization: Bearer $RESRAY_KEY" \\\n' : "";
-  const output = shellQuote(result ? resultName() : `better-${photo.name}`);
-  return `curl --fail-with-body \\\n${key}  --data-binary ${shellQuote(`@${photo.name}`)} \\\n`
-    + `  '${enhanceUrl(controls.settings)}' \\\n  --output ${output}`;
 }
 
 // Progress and complaints
@@ -284,39 +261,6 @@ function hideNotice() {
   byId("notice").hidden = true;
 }
 
-// Keys of the API
-
-/** Does what `attempt` does; where the server wants a key, asks for one and tries again. */
-async function withKey(attempt, signal) {
-  for (;;) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (!(error instanceof Problem) || error.status !== 401) throw error;
-      const wasRefused = hasKey();
-      forgetKey();
-      const key = await askKey(wasRefused, signal);
-      if (key === null) throw error;
-      setKey(key);
-    }
-  }
-}
-
-function askKey(wasRefused, signal) {
-  const dialog = byId("key-dialog"), input = byId("key");
-  byId("key-title").textContent = wasRefused ? "That key isn't accepted" : "This server wants a key";
-  input.value = "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve, reject) => {
-    signal.addEventListener("abort", () => dialog.close(), { once: true });
-    dialog.addEventListener("close", () => {
-      if (signal.aborted) reject(signal.reason);
-      else resolve(dialog.returnValue || null);
-    }, { once: true });
-  });
-}
-
 // Wiring
 
 function listenForFiles() {
@@ -357,13 +301,9 @@ function listenForButtons() {
     setTimeout(() => { byId("copy").textContent = "Copy"; }, 2000);
   });
   if (!navigator.clipboard) byId("copy").remove();
-  byId("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    byId("key-dialog").close(byId("key").value.trim());
-  });
-  byId("key-cancel").addEventListener("click", () => byId("key-dialog").close(""));
 }
 
 listenForFiles();
 listenForButtons();
+listenForKeys();
 await loadModels();
