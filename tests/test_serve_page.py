@@ -416,6 +416,24 @@ def test_what_is_no_picture_is_said_in_the_servers_words(page: Page, examples_di
     expect(notice).to_be_hidden()
 
 
+@contextmanager
+def held_back(page: Page) -> Generator[list[Route]]:
+    """The first request to enhance gets no answer until the block ends; the others go through."""
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route(ENHANCE, hold_the_first)
+    yield held
+    for route in held:
+        route.abort()
+    page.unroute(ENHANCE)
+
+
 def full(route: Route, **headers: str) -> None:
     route.fulfill(
         status=503,
@@ -500,27 +518,20 @@ def test_a_moving_slider_asks_once_and_drops_the_older_request(
     queries = watch_queries(page)
     give(page, "a.jpg", saved(crop(examples_dir)), "image/jpeg")
     finished(page)
-    held: list[Route] = []
     dropped: list[str] = []
     page.on("requestfailed", lambda request: dropped.append(request.url))
-
-    def hold_the_first(route: Route) -> None:
-        if held:
-            route.continue_()
-        else:
-            held.append(route)
-
-    page.route(ENHANCE, hold_the_first)
     page.clock.install()
     strength = page.get_by_label("Strength")
-    for _ in range(5):
+    with held_back(page) as held:
+        for _ in range(5):
+            strength.press("ArrowRight")
+        page.clock.run_for(1_000)
+        expect(page.locator("#busy")).to_be_visible()
+        expect(strength).to_have_value("1.25")
         strength.press("ArrowRight")
-    page.clock.run_for(1_000)
-    expect(strength).to_have_value("1.25")
-    strength.press("ArrowRight")
-    page.clock.run_for(1_000)
-    expect(finished(page)).to_have_attribute("download", "a-sr-x2-strength-1.3.jpg")
-    assert len(held) == 1
+        page.clock.run_for(1_000)
+        expect(finished(page)).to_have_attribute("download", "a-sr-x2-strength-1.3.jpg")
+        assert len(held) == 1
     assert [re.findall(r"strength=([\d.]+)", url) for url in dropped] == [["1.25"]]
     assert queries[-1]["strength"] == "1.3"
 
@@ -528,13 +539,12 @@ def test_a_moving_slider_asks_once_and_drops_the_older_request(
 @pytest.mark.ray
 @pytest.mark.browser
 def test_a_request_can_be_stopped_and_started_again(page: Page, examples_dir: Path) -> None:
-    page.route(ENHANCE, lambda _: None)
-    give(page, "a.jpg", saved(crop(examples_dir)), "image/jpeg")
-    page.get_by_role("button", name="Stop").click()
-    notice = page.get_by_role("alert")
-    expect(notice).to_contain_text("Stopped.")
-    expect(page.locator("#busy")).to_be_hidden()
-    page.unroute(ENHANCE)
+    with held_back(page):
+        give(page, "a.jpg", saved(crop(examples_dir)), "image/jpeg")
+        page.get_by_role("button", name="Stop").click()
+        notice = page.get_by_role("alert")
+        expect(notice).to_contain_text("Stopped.")
+        expect(page.locator("#busy")).to_be_hidden()
     notice.get_by_role("button", name="Try again").click()
     finished(page)
 
@@ -696,12 +706,11 @@ def test_a_phone_needs_no_scrolling_sideways(page: Page, examples_dir: Path) -> 
     give(page, "x" * 200 + ".jpg", b"\0" * (MAX_BYTES + 1), "image/jpeg")
     expect(page.get_by_role("alert")).to_be_visible()
     check()
-    page.route(ENHANCE, lambda _: None)
-    give(page, "x" * 200 + ".jpg", saved(crop(examples_dir)), "image/jpeg")
-    expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    check()
-    page.get_by_role("button", name="Stop").click()
-    page.unroute(ENHANCE)
+    with held_back(page):
+        give(page, "x" * 200 + ".jpg", saved(crop(examples_dir)), "image/jpeg")
+        expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        check()
+        page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Try again").click()
     finished(page)
     for summary in page.locator("summary").all():

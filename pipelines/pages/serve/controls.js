@@ -23,7 +23,7 @@ export class Controls {
     setOptions(this.#find("weights"), models.models.map(({ name }) => [name, name]));
     this.#find("weights").value = models.default;
     const names = models.formats.map(({ name }) => [name, formatName(name)]);
-    setOptions(this.#find("format"), [["", "As it came"], ...names]);
+    setOptions(this.#find("format"), [["", "Same as the original"], ...names]);
     this.#refresh();
   }
 
