@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 STAGES = ("decode", "queue", "network", "encode")
 """Decode: from bytes to pixels, with the wait for a thread. Queue: all between pixels and better
@@ -48,7 +47,7 @@ class RequestRecord:
         """One line of JSON for the access log, times in milliseconds, without what is unknown."""
         members = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
         stages = {f"{name}_ms": _ms(seconds) for name, seconds in members.pop("stage_s").items()}
-        members["total_ms"] = _ms(members.pop("total_s"))
+        stages["total_ms"] = _ms(members.pop("total_s"))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         known = {name: value for name, value in members.items() if value not in (None, 0)}
         return json.dumps({"time": now, **known, **stages})
@@ -58,20 +57,22 @@ Observer = Callable[[RequestRecord], None]
 
 
 def access_log(place: str) -> Observer:
-    """Writes each record's line: "-" to standard error, "" nowhere, else to the end of a file."""
-    if not place:
-        return lambda _record: None
-    if place == "-":
-        return _writer(sys.stderr)
-    return _writer(Path(place).open("a", encoding="utf-8", buffering=1))
+    """Writes each record's line: "-" to standard error, "" nowhere, else to the end of a file.
+
+    A file is opened for each line: it may be moved away at any time.
+    """
+    match place:
+        case "":
+            return lambda _record: None
+        case "-":
+            return lambda record: print(record.line(), file=sys.stderr, flush=True)
+        case _:
+            return lambda record: _append(Path(place), record.line())
 
 
-def _writer(out: TextIO) -> Observer:
-    def write(record: RequestRecord) -> None:
-        out.write(record.line() + "\n")
-        out.flush()
-
-    return write
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as out:
+        out.write(line + "\n")
 
 
 def _ms(seconds: float) -> float:

@@ -139,7 +139,13 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
             deadline_s=deadline_s,
         )
         record = _record(request)
-        answer = await service.answer(wish, request.headers, request.stream(), record)
+        try:
+            answer = await service.answer(wish, request.headers, request.stream(), record)
+        except (ResrayError, ProblemError, ClientDisconnect):
+            raise
+        except Exception as error:
+            _log.exception("request %s", record.request_id)
+            raise ProblemError("internal", problem_of(error).detail) from error
         return _image_response(answer, record)
 
     @app.get("/v1/models", summary="What is served", dependencies=[Depends(check_key)])
@@ -254,6 +260,10 @@ def _answer_problems(app: FastAPI) -> None:
             problem = Problem(kind=KINDS["not-found"], detail=f"no such address: {found}")
         return _problem_response(request, problem)
 
+    async def gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE_STATUS)  # into the record, and to nobody
+
+    app.add_exception_handler(ClientDisconnect, gone)
     for kind in (ResrayError, ProblemError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -276,7 +286,7 @@ def _record(request: Request) -> RequestRecord:
 
 
 class _Recorded:
-    """Keeps the record of each request, whatever ends it, and answers what nobody expected."""
+    """Keeps the record of each request, whatever ends it."""
 
     def __init__(self, app: App, observers: Sequence[Observer]):
         self._app = app
@@ -304,26 +314,13 @@ class _Recorded:
 
         try:
             await self._app(scope, receive, noted)
-        except (ClientDisconnect, asyncio.CancelledError) as error:
+        except asyncio.CancelledError:  # by Serve, when the client has left
             record.status = CLIENT_GONE_STATUS
-            if isinstance(error, asyncio.CancelledError):
-                raise
-        except Exception as error:
-            _log.exception("request %s", record.request_id)
-            if record.status:
-                raise
-            record.problem = KINDS["internal"].slug
-            await _send_problem(problem_of(error), record, noted)
+            raise
         finally:
             record.finish()
             for observe in self._observers:
                 observe(record)
-
-
-async def _send_problem(problem: Problem, record: RequestRecord, send: Send) -> None:
-    headers = [(b"content-type", MEDIA_TYPE.encode("ascii"))]
-    await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
-    await send({"type": "http.response.body", "body": problem.body(record.request_id)})
 
 
 def _set_request_id(message: Message, request_id: str) -> None:
