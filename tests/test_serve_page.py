@@ -28,7 +28,6 @@ from resnet_core.weights import load_weights
 ENHANCE = "**/v1/enhance?*"
 MAX_BYTES, MAX_PIXELS = 2_000_000, 500_000
 KEY = "a-key-of-the-tests-1"
-HTML = "text/html"
 ORIENTATION = 0x112
 PHONE, DESKTOP = (360, 740), (1280, 800)
 NO_SIZE_LIMIT = 10**9
@@ -122,14 +121,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(server: str, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(browser: Browser, server: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The page, opened, with a key; its size is the test's parameter. See `opened_page`."""
     with opened_page(browser, getattr(request, "param", DESKTOP)) as page:
-        # Of the tab: it is there at the next address of the same server, too.
-        page.route(server, lambda route: route.fulfill(body="<p>no page yet", content_type=HTML))
-        page.goto(server)
-        page.evaluate("(key) => sessionStorage.setItem('resray-key', key)", KEY)
-        page.unroute(server)
+        page.add_init_script(f"sessionStorage.setItem('resray-key', '{KEY}')")
         page.goto(server)
         expect(page.locator("#accepts")).to_contain_text("JPEG")
         yield page
@@ -362,11 +357,13 @@ def test_weights_format_quality_and_metadata_are_those_of_a_bulk_run(
         metadata="strip",
     )
     assert better == expected
+
     page.get_by_text("The same from a program").click()
-    expect(page.locator("#command")).to_contain_text(
-        "weights=sr-x4&format=webp&quality=70&metadata=strip"
-    )
-    expect(page.locator("#command")).to_contain_text("'@a photograph.png'")
+    command = page.locator("#command").inner_text()
+    (tmp_path / "a photograph.png").write_bytes(data)
+    environment = os.environ | {"RESRAY_API_KEY": KEY}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / name).read_bytes() == better
 
 
 @pytest.mark.ray
@@ -667,7 +664,7 @@ def test_a_drop_without_a_file_is_said(page: Page) -> None:
 @pytest.mark.ray
 @pytest.mark.browser
 def test_a_key_is_asked_for_kept_for_the_tab_and_asked_for_again(
-    server: str, browser: Browser, examples_dir: Path
+    browser: Browser, server: str, examples_dir: Path
 ) -> None:
     with opened_page(browser, DESKTOP) as page:
         page.goto(server)
@@ -679,7 +676,7 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_asked_for_again(
         expect(dialog).to_be_hidden()
         give(page, "a.jpg", saved(crop(examples_dir)), "image/jpeg")
         finished(page)
-        expect(page.locator("#command")).to_contain_text("Authorization: Bearer $RESRAY_KEY")
+        expect(page.locator("#command")).to_contain_text("Authorization: Bearer $RESRAY_API_KEY")
         assert KEY not in page.content()
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
         page.evaluate("sessionStorage.setItem('resray-key', 'withdrawn')")

@@ -38,7 +38,7 @@ function timings(header) {
 
 /** The same as the page asks for, for a POSIX shell. */
 export function commandFor(photoName, settings, outputName) {
-  const key = hasKey() ? ['-H "Authorization: Bearer $RESRAY_KEY"'] : [];
+  const key = hasKey() ? ['-H "Authorization: Bearer $RESRAY_API_KEY"'] : [];
   return [
     "curl --fail-with-body",
     ...key,
