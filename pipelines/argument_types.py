@@ -26,6 +26,13 @@ def worker_range(text: str) -> tuple[int, int]:
     return smallest, largest
 
 
+def replica_range(text: str) -> tuple[int, int]:
+    """ "2" or "0..4": at least, which may be none, and at most."""
+    if text.startswith("0.."):
+        return 0, positive(text.removeprefix("0.."))
+    return worker_range(text)
+
+
 def amount(text: str) -> int:
     """ "100M", "2.5G", "256Mi", "1000": a count with an optional unit."""
     number = text.rstrip("kKmMgGiI")

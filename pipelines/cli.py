@@ -15,6 +15,7 @@ from resnet_core.errors import ResrayError
 COMMANDS = {
     "enhance": ("pipelines.enhance", "make all images in a folder better, into another folder"),
     "evaluate": ("pipelines.evaluate", "measure weights on a folder of images, beside old methods"),
+    "serve": ("pipelines.serve", "serve weights over HTTP, with a page to try them"),
     "train": ("pipelines.train", "train weights on the photographs of a folder or bucket"),
     "weights": ("pipelines.weights_command", "list the weights there are, or show the card of one"),
 }

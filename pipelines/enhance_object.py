@@ -218,14 +218,7 @@ class ObjectStages:
     def _write(self, job: Job) -> LedgerRow:
         settings, image = self.settings, job.image
         began_s = time.perf_counter()
-        encoded = encode(
-            image,
-            format=settings.format,
-            quality=settings.quality,
-            metadata=settings.metadata,
-            provenance=settings.provenance,
-        )
-        _verify(encoded, image)
+        encoded = encode_result(image, settings)
         out_key = result_key(job.work, job.source.format, encoded, settings)
         encoded_s = time.perf_counter()
         self.target.put(
@@ -333,6 +326,22 @@ class _Read:
     blob: Blob
     header: Header
     get_s: float
+
+
+def encode_result(image: Image, settings: RunSettings) -> Encoded:
+    """The enhanced image as bytes, by the settings, and looked at again.
+
+    Raises BrokenImageError where they are no image of the right kind and size.
+    """
+    encoded = encode(
+        image,
+        format=settings.format,
+        quality=settings.quality,
+        metadata=settings.metadata,
+        provenance=settings.provenance,
+    )
+    _verify(encoded, image)
+    return encoded
 
 
 def _verify(encoded: Encoded, image: Image) -> None:

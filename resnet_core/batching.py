@@ -8,61 +8,102 @@ thousand windows doesn't hold up one of a single window.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
-
-from numpy.typing import NDArray
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 Result = TypeVar("Result")
 
 
-class WindowBatcher(Generic[Result]):
+class Window(Protocol):
+    """An array HWC, or what holds one; windows of equal shape and dtype can be one batch."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+
+
+AWindow = TypeVar("AWindow", bound=Window)
+Wanted = Callable[[], bool]
+"""Whether an image's result is still wanted; asked before each of its windows is run."""
+
+
+class NoLongerWantedError(Exception):
+    """The work on an image was dropped before its end, because its caller said so."""
+
+
+def always_wanted() -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Entry(Generic[AWindow, Result]):
+    window: AWindow
+    wanted: Wanted
+    future: Future[Result] = field(default_factory=Future)
+
+    def begin(self) -> bool:
+        """Whether it is to be run; nobody can cancel it then."""
+        if not self.wanted():
+            self.future.cancel()
+        return self.future.set_running_or_notify_cancel()
+
+
+class WindowBatcher(Generic[AWindow, Result]):
     """Runs `run` on batches of at least one window and, beyond that, at most `batch_px` pixels.
 
-    Its thread lives while there is something to run.
+    It never waits for a batch to fill: what comes while one runs makes the next. Its thread lives
+    while there is something to run.
     """
 
-    def __init__(self, run: Callable[[Sequence[NDArray[Any]]], list[Result]], *, batch_px: int):
+    def __init__(self, run: Callable[[Sequence[AWindow]], list[Result]], *, batch_px: int):
         self._run = run
         self._batch_px = batch_px
         self._lock = threading.Lock()
-        self._images: deque[deque[tuple[NDArray[Any], Future[Result]]]] = deque()
+        self._images: deque[deque[_Entry[AWindow, Result]]] = deque()
         self._running = False
 
-    def results(self, windows: Sequence[NDArray[Any]]) -> Iterator[Result]:
-        """The results of an image's windows (HWC), in order, as they come. What `run` raises."""
-        entries = [(window, Future[Result]()) for window in windows]
+    def results(
+        self, windows: Sequence[AWindow], *, wanted: Wanted = always_wanted
+    ) -> Iterator[Result]:
+        """The results of an image's windows, in order, as they come. What `run` raises.
+
+        NoLongerWantedError where `wanted` said so before a window was begun.
+        """
+        entries = [_Entry[AWindow, Result](window=window, wanted=wanted) for window in windows]
         with self._lock:
             self._images.append(deque(entries))
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._work, name="windows", daemon=True).start()
         try:
-            for _, future in entries:
-                yield future.result()
+            for entry in entries:
+                yield entry.future.result()
+        except CancelledError:
+            raise NoLongerWantedError from None
         finally:
-            for _, future in entries:
-                future.cancel()
+            for entry in entries:
+                entry.future.cancel()
 
     def _work(self) -> None:
         while batch := self._take():
-            started = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
-            if started:
+            if started := [entry for entry in batch if entry.begin()]:
                 self._finish(started)
 
-    def _take(self) -> list[tuple[NDArray[Any], Future[Result]]]:
+    def _take(self) -> list[_Entry[AWindow, Result]]:
         """The next batch; the images behind it move up. Empty, and the thread ends, at the end."""
         with self._lock:
             if not self._images:
                 self._running = False
                 return []
-            first = self._images[0][0][0]
+            first = self._images[0][0].window
             room = max(self._batch_px // (first.shape[0] * first.shape[1]), 1)
-            batch: list[tuple[NDArray[Any], Future[Result]]] = []
+            batch: list[_Entry[AWindow, Result]] = []
             passed = 0
             while self._images and len(batch) < room and passed < len(self._images):
                 image = self._images.popleft()
-                window = image[0][0]
+                window = image[0].window
                 if (window.shape, window.dtype) == (first.shape, first.dtype):
                     batch.append(image.popleft())
                     passed = 0
@@ -72,16 +113,16 @@ class WindowBatcher(Generic[Result]):
                     self._images.append(image)
             return batch
 
-    def _finish(self, batch: list[tuple[NDArray[Any], Future[Result]]]) -> None:
+    def _finish(self, batch: list[_Entry[AWindow, Result]]) -> None:
         try:
-            results = self._run([window for window, _ in batch])
+            results = self._run([entry.window for entry in batch])
         except Exception as error:  # noqa: BLE001  it is raised in the threads that wait
             if len(batch) == 1:
-                batch[0][1].set_exception(error)
+                batch[0].future.set_exception(error)
                 return
             # Too much memory for so many, or one at fault: the others must not suffer.
             for entry in batch:
                 self._finish([entry])
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+        for entry, result in zip(batch, results, strict=True):
+            entry.future.set_result(result)

@@ -5,14 +5,14 @@ calls share, with `batch_px`): any number of threads may share one.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 from numpy.typing import NDArray
 
-from resnet_core.batching import WindowBatcher
+from resnet_core.batching import NoLongerWantedError, Wanted, WindowBatcher, always_wanted
 from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
@@ -38,14 +38,19 @@ class EnhanceSettings:
     """The picture after so many blocks; None for all."""
 
     def __post_init__(self) -> None:
-        if not -4 <= self.strength <= 4:
-            raise ConfigError(f"strength is {self.strength}, expected -4 to 4")
+        check_strength(self.strength)
         if self.tile_px < 1:
             raise ConfigError(f"tile_px is {self.tile_px}, expected at least 1")
         if self.precision not in get_args(Precision):
             raise ConfigError(
                 f"precision is {self.precision!r}, expected {', '.join(get_args(Precision))}"
             )
+
+
+def check_strength(strength: float) -> None:
+    """ConfigError for a factor of the residual that can't be."""
+    if not -4 <= strength <= 4:
+        raise ConfigError(f"strength is {strength}, expected -4 to 4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +65,33 @@ class Enhanced:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Window:
+class Batch:
+    """What was run at once."""
+
+    windows: int
+    pixels: int
+    """Of the input, with halos."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Task:
+    """A window (HWC), and the factor of its image's residual."""
+
+    pixels: NDArray[Any]
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pixels.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.pixels.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
     """A window's result, the sum of its changes over all its values, and its time."""
 
     levels: NDArray[Any]
@@ -75,6 +106,7 @@ class Enhancer:
     `batch_px`: windows of one shape, from whatever threads call, run as one batch of up to so many
     input pixels, and large images take turns with small ones; None runs each window alone, in the
     caller's thread.
+    `on_batch`: told of each batch after it ran, in the thread that ran it.
     """
 
     def __init__(
@@ -84,6 +116,7 @@ class Enhancer:
         *,
         device: str | None = None,
         batch_px: int | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
     ):
         self.weights = weights
         self.settings = settings or EnhanceSettings()
@@ -98,6 +131,7 @@ class Enhancer:
         network.load_state_dict(weights.network.state_dict())
         network = network.eval().to(self.device, self.dtype)
         self._network = network.to(memory_format=torch.channels_last)
+        self._on_batch = on_batch
         self._batcher = None if batch_px is None else WindowBatcher(self._run, batch_px=batch_px)
 
     def enhance(self, image: Image) -> Image:
@@ -108,11 +142,20 @@ class Enhancer:
         """
         return self.enhance_measured(image).image
 
-    def enhance_measured(self, image: Image) -> Enhanced:
-        """`enhance`, with how much it changed and what it took."""
+    def enhance_measured(
+        self, image: Image, *, strength: float | None = None, wanted: Wanted = always_wanted
+    ) -> Enhanced:
+        """`enhance`, with how much it changed and what it took.
+
+        `strength`: for this image, instead of the settings'; images of different strengths share
+        batches. `wanted`: asked before each window; NoLongerWantedError once it says no.
+        Raises ConfigError for a strength that can't be.
+        """
+        strength = self.settings.strength if strength is None else strength
+        check_strength(strength)
         alpha = image.alpha
         visible = image.pixels if alpha is None else fill_transparent(image.pixels, alpha)
-        pixels, change_levels, network_s = self._enhance_pixels(visible)
+        pixels, change_levels, network_s = self._enhance_pixels(visible, strength, wanted)
         enlarged = None if alpha is None else self._enlarge(alpha)
         better = replace(image, pixels=pixels, alpha=enlarged)
         return Enhanced(image=better, change_levels=change_levels, network_s=network_s)
@@ -123,9 +166,11 @@ class Enhancer:
         Gray is shown to the network as three equal channels, and their mean is kept.
         Raises ValueError for another dtype or shape.
         """
-        return self._enhance_pixels(pixels)[0]
+        return self._enhance_pixels(pixels, self.settings.strength, always_wanted)[0]
 
-    def _enhance_pixels(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
+    def _enhance_pixels(
+        self, pixels: NDArray[Any], strength: float, wanted: Wanted
+    ) -> tuple[NDArray[Any], float, float]:
         """Pixels, change in levels and seconds, as in `Enhanced`."""
         if pixels.dtype.name not in _LEVELS or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
             raise ValueError(
@@ -135,7 +180,8 @@ class Enhancer:
 
         def work(windows: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
             nonlocal change, count, seconds
-            for result in self._results(windows):
+            tasks = [_Task(pixels=window, strength=strength) for window in windows]
+            for result in self._results(tasks, wanted):
                 change += result.change
                 count += result.levels.size
                 seconds += result.seconds
@@ -152,29 +198,40 @@ class Enhancer:
         )
         return better, 255 * change / max(count, 1), seconds
 
-    def _results(self, windows: Sequence[NDArray[Any]]) -> Iterator[_Window]:
+    def _results(self, tasks: Sequence[_Task], wanted: Wanted) -> Iterator[_Result]:
         if self._batcher is not None:
-            return self._batcher.results(windows)
-        return (self._run([window])[0] for window in windows)
+            return self._batcher.results(tasks, wanted=wanted)
+        return self._one_by_one(tasks, wanted)
+
+    def _one_by_one(self, tasks: Sequence[_Task], wanted: Wanted) -> Iterator[_Result]:
+        for task in tasks:
+            if not wanted():
+                raise NoLongerWantedError
+            yield from self._run([task])
 
     @torch.inference_mode()
-    def _run(self, windows: Sequence[NDArray[Any]]) -> list[_Window]:
+    def _run(self, tasks: Sequence[_Task]) -> list[_Result]:
         """Windows of one shape and dtype, as one batch; each has an equal share of its time."""
         began_s = time.perf_counter()
-        strength = self.settings.strength
-        x = torch.cat([to_nchw(window) for window in windows]).to(self.device)
+        x = torch.cat([to_nchw(task.pixels) for task in tasks]).to(self.device)
         gray = x.shape[1] == 1
         base = y = bicubic_base(x, self.scale)
-        if strength != 0:
+        if any(task.strength != 0 for task in tasks):
             rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=torch.channels_last)
             residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
+            strengths = torch.tensor([task.strength for task in tasks], device=self.device)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
-            y = base + strength * (residual.mean(1, keepdim=True) if gray else residual)
+            y = base + strengths.view(-1, 1, 1, 1) * (
+                residual.mean(1, keepdim=True) if gray else residual
+            )
         changes = (y.clamp(0, 1) - base.clamp(0, 1)).abs().sum(dim=(1, 2, 3)).tolist()
-        levels = to_levels(y, windows[0].dtype)
-        seconds = (time.perf_counter() - began_s) / len(windows)
+        levels = to_levels(y, tasks[0].dtype)
+        seconds = time.perf_counter() - began_s
+        if self._on_batch is not None:
+            pixels = len(tasks) * x.shape[2] * x.shape[3]
+            self._on_batch(Batch(windows=len(tasks), pixels=pixels, seconds=seconds))
         return [
-            _Window(levels=image, change=change, seconds=seconds)
+            _Result(levels=image, change=change, seconds=seconds / len(tasks))
             for image, change in zip(levels, changes, strict=True)
         ]
 

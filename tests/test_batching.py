@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resnet_core.batching import WindowBatcher
+from resnet_core.batching import NoLongerWantedError, WindowBatcher
 
 Window = NDArray[np.uint8]
 
@@ -72,7 +72,9 @@ def test_every_image_gets_its_own_results_in_order(sides: list[list[int]], batch
         assert len(batch) == 1 or len(batch) * side_of[batch[0]] ** 2 <= batch_px
 
 
-def start(batcher: WindowBatcher[int], windows: list[Window]) -> tuple[threading.Thread, list[int]]:
+def start(
+    batcher: WindowBatcher[Window, int], windows: list[Window]
+) -> tuple[threading.Thread, list[int]]:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.extend(batcher.results(windows)))
     thread.start()
@@ -140,3 +142,32 @@ def test_windows_that_nobody_waits_for_are_dropped() -> None:
     go_on.set()
     assert list(batcher.results([window(200)])) == [200]
     assert len(ran) <= 3, "the first, at most one that had begun, and the one that somebody wanted"
+
+
+def test_an_image_that_is_no_longer_wanted_is_dropped_before_it_is_begun() -> None:
+    recorder = Recorder()
+    batcher = WindowBatcher(recorder, batch_px=1)
+    first, found = start(batcher, [window(1)])
+    assert recorder.entered.wait(10)
+    wanted = threading.Event()
+    wanted.set()
+    errors: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            list(batcher.results([window(2), window(3)], wanted=wanted.is_set))
+        except NoLongerWantedError as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    while not batcher._images:
+        pass
+    wanted.clear()
+    recorder.release.set()
+    for thread in (first, waiting):
+        thread.join(10)
+    assert found == [1]
+    assert len(errors) == 1
+    assert recorder.batches == [[1]]
+    assert list(batcher.results([window(4)])) == [4]

@@ -10,7 +10,8 @@ from photographs_for_tests import make_photograph
 from PIL import Image as PillowImage
 from weights_for_tests import make_weights
 
-from resnet_core.enhancer import Enhancer, EnhanceSettings
+from resnet_core.batching import NoLongerWantedError
+from resnet_core.enhancer import Batch, Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError
 from resnet_core.images import Image
 from resnet_core.network import NetworkConfig
@@ -74,6 +75,38 @@ def test_batches_across_threads_give_what_each_image_gives_alone() -> None:
         one_level = np.iinfo(one.dtype).max // 255
         assert one.dtype == other.dtype
         assert np.abs(one.astype(int) - other.astype(int)).max() <= one_level
+
+
+@pytest.mark.parametrize("batch_px", [None, 1, 8 * 40 * 52])
+def test_strengths_of_their_own_share_batches_and_equal_the_settings(batch_px: int | None) -> None:
+    image, strengths = image_of(PHOTOGRAPH), [0.0, 0.4, 1.0, -2.0]
+    shared = enhancer(batch_px=batch_px)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda s: shared.enhance_measured(image, strength=s), strengths))
+    for strength, found in zip(strengths, together, strict=True):
+        alone = enhancer(strength=strength).enhance_measured(image)
+        difference = np.abs(found.image.pixels.astype(int) - alone.image.pixels)
+        assert difference.max() <= (1 if batch_px else 0)
+        assert found.change_levels == pytest.approx(alone.change_levels, rel=1e-3)
+    with pytest.raises(ConfigError, match="strength is nan, expected -4 to 4"):
+        shared.enhance_measured(image, strength=float("nan"))
+
+
+@pytest.mark.parametrize("batch_px", [None, 1])
+def test_work_stops_at_the_window_before_which_it_is_no_longer_wanted(batch_px: int | None) -> None:
+    batches: list[Batch] = []
+    weights = make_weights(NetworkConfig(scale=2, num_blocks=2, channels=16))
+    tiled = Enhancer(
+        weights,
+        EnhanceSettings(tile_px=8),
+        device="cpu",
+        batch_px=batch_px,
+        on_batch=batches.append,
+    )
+    with pytest.raises(NoLongerWantedError):
+        tiled.enhance_measured(image_of(PHOTOGRAPH), wanted=lambda: len(batches) < 2)
+    assert [batch.windows for batch in batches] == [1, 1]
+    assert all(batch.pixels > 64 and batch.seconds > 0 for batch in batches)
 
 
 def test_the_change_is_the_distance_to_the_base() -> None:

@@ -13,7 +13,13 @@ kept: thumbnails, gain maps, IPTC records, text chunks of PNG, resolution outsid
 """
 
 from resnet_core.images.decode import Header, decode, read_header
-from resnet_core.images.encode import METADATA_POLICIES, Encoded, MetadataPolicy, encode
+from resnet_core.images.encode import (
+    METADATA_POLICIES,
+    Encoded,
+    MetadataPolicy,
+    check_quality,
+    encode,
+)
 from resnet_core.images.formats import FORMATS, Format, output_format, sniff
 from resnet_core.images.image import Image, Pixels, round_to_8_bit
 from resnet_core.images.transparency import fill_transparent
@@ -27,6 +33,7 @@ __all__ = [
     "Image",
     "MetadataPolicy",
     "Pixels",
+    "check_quality",
     "decode",
     "encode",
     "fill_transparent",

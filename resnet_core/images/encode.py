@@ -88,7 +88,7 @@ def encode(
         hint = did_you_mean(metadata, METADATA_POLICIES)
         raise ConfigError(f"metadata {metadata!r} is unknown: {hint}")
     spec = FORMATS[output_format(image.format, format)]
-    _check_quality(spec, quality)
+    check_quality(spec, quality)
     if max(image.height, image.width) > spec.max_side_px:
         spec = FORMATS[FALLBACK]
     plan = _plan(image, spec, quality, metadata, provenance)
@@ -98,7 +98,8 @@ def encode(
     )
 
 
-def _check_quality(spec: Format, quality: int | None) -> None:
+def check_quality(spec: Format, quality: int | None) -> None:
+    """ConfigError for a quality out of the format's scale; where nothing is lost, any will do."""
     if quality is None or spec.quality is None:
         return
     low, high = spec.quality
