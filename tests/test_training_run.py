@@ -159,5 +159,5 @@ def test_the_first_reason_of_a_failure_counts() -> None:
     board = Board()
     board.fail("the disk is full")
     board.fail("it was closed")
-    assert not board.begin()
+    assert not board.begin(1)
     assert board.outcome() == (None, "the disk is full")
