@@ -50,6 +50,7 @@ ATTEMPTS = 2
 """Of one image, where a replica dies under it."""
 WARM_UP_PX = 32
 WARM_UP_S = 60.0
+LARGE_BYTES = 1_000_000
 SPARE_REQUESTS = 1000
 """Beyond those in hand, for answers that take no time."""
 SHUTDOWN_MARGIN_S = 5.0
@@ -149,7 +150,11 @@ class RemoteNetwork:
     async def _ask(
         self, weights: ServedWeights, image: Image, strength: float, left_s: float
     ) -> Enhanced | Refusal:
-        marked = self._handle.options(multiplexed_model_id=weights.model_id)
+        marked = self._handle.options(
+            multiplexed_model_id=weights.model_id,
+            # Through shared memory, where that costs less than a message.
+            _by_reference=_is_large(image),
+        )
         response = marked.enhance.remote(image, strength, left_s)
         try:
             return await response
@@ -200,6 +205,10 @@ class IngressReplica:
     def _served(self) -> Catalogue:
         assert self._catalogue is not None, "Serve configures a replica before it gets requests"
         return self._catalogue
+
+
+def _is_large(image: Image) -> bool:
+    return image.pixels.nbytes > LARGE_BYTES
 
 
 def _tiny_image() -> Image:
