@@ -10,7 +10,7 @@ from statistics import quantiles
 
 ENHANCE = "/v1/enhance"
 TIMEOUT_S = 120.0
-KEPT_WAITING = 64
+KEPT_WAITING = 32
 """Requests that a server may have in hand; of more, clients are told so."""
 
 
