@@ -37,7 +37,7 @@ from pipelines.serve_metrics import IngressMetrics, NetworkMetrics
 from pipelines.serve_settings import ServeSettings
 from resnet_core.batching import NoLongerWantedError
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
-from resnet_core.errors import WeightsError
+from resnet_core.errors import ResrayError, WeightsError
 from resnet_core.images import Image
 
 INGRESS = "ingress"
@@ -171,13 +171,25 @@ class IngressReplica:
         self._network = RemoteNetwork(network)
         self._keys = load_keys(settings.keys_file, required=settings.require_keys)
         self._catalogue: Catalogue | None = None
+        self._refused: str | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Serve other weights from now on, all of them or, with ResrayError, none."""
-        catalogue = await asyncio.to_thread(load_catalogue, locations_of(user_config))
+        """Serve other weights from now on.
+
+        A first configuration that can't be read is a ResrayError. A later one is refused: an error
+        here would end all replicas, so the weights before go on, and /healthz tells.
+        """
+        try:
+            catalogue = await asyncio.to_thread(load_catalogue, locations_of(user_config))
+        except ResrayError as error:
+            if self._catalogue is None:
+                raise
+            _log.error("the new configuration is refused: %s", error)
+            self._refused = str(error)
+            return
         if self._settings.min_replicas:
             await asyncio.gather(*(self._warm(each) for each in catalogue.served))
-        self._catalogue = catalogue
+        self._catalogue, self._refused = catalogue, None
 
     async def _warm(self, weights: ServedWeights) -> None:
         """A replica loads them before the first request asks for them, if it can."""
@@ -200,7 +212,9 @@ class IngressReplica:
             threads=ThreadPoolExecutor(codec_threads(settings), "codec"),
         )
         observers = (metrics.observe, access_log(settings.access_log))
-        return build_app(service, keys=self._keys, observers=observers)
+        return build_app(
+            service, keys=self._keys, observers=observers, refused=lambda: self._refused
+        )
 
     def _served(self) -> Catalogue:
         assert self._catalogue is not None, "Serve configures a replica before it gets requests"

@@ -348,6 +348,11 @@ def test_weights_are_exchanged_under_load_without_a_failed_request(
             deploy(settings, {"weights": [second]})
             count = len(load.seen)
             wait_until(lambda: len(load.seen) > count + 10)
+            deploy(settings, {"weights": [str(tmp_path / "missing.safetensors")]})
+            count = len(load.seen)
+            wait_until(lambda: len(load.seen) > count + 10)
+            health = client.ask("GET", "/healthz").json
+        assert "missing.safetensors: no such file" in health["refused"]
         assert {status for status, _ in load.seen} == {200}
         hashes = [sha256 for _, sha256 in load.seen]
         assert hashes[0] == old
