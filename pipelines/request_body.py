@@ -63,7 +63,7 @@ async def _of_form(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes: i
     parser.spool_max_size = max_bytes + 1  # it is in memory soon anyway
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:
         raise ProblemError(
             "bad-request", f"the form can't be read ({error}): {_EXPECTED}"
         ) from error

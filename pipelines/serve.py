@@ -30,6 +30,16 @@ HOST = "127.0.0.1"
 PORT = 8000
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+ENVIRONMENT = {
+    # Half the time between processes: messages over gRPC, and one event loop in each process, which
+    # nothing here blocks. Images of any size must fit into a message.
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "2000000000",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""Of all processes of Ray, before they start: for a local one, and wise on a cluster's machines."""
+
 DESCRIPTION = """\
 Serve weights over HTTP: an image in, a better image out, with a page to try it at /.
 
@@ -155,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
     catalogue = load_catalogue(settings.served)
     keys = load_keys(settings.keys_file)
     port = _free_port(args.host, args.port)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     # Ray is imported here, so that errors of usage come without waiting for it.
     from cluster.connect import ray_session  # noqa: PLC0415
 

@@ -75,8 +75,17 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def build_app(service: EnhanceService, *, keys: ApiKeys, observers: Sequence[Observer] = ()) -> App:
-    """The application; each observer is told of each request after its end."""
+def build_app(
+    service: EnhanceService,
+    *,
+    keys: ApiKeys,
+    observers: Sequence[Observer] = (),
+    refused: Callable[[], str | None] = lambda: None,
+) -> App:
+    """The application; each observer is told of each request after its end.
+
+    `refused`: why the newest configuration isn't the one that is served, for /healthz.
+    """
     app = FastAPI(
         title="resray",
         version="1",
@@ -86,6 +95,7 @@ def build_app(service: EnhanceService, *, keys: ApiKeys, observers: Sequence[Obs
     )
     _answer_problems(app)
     _add_interface(app, service, keys)
+    _add_health(app, refused)
     _add_pages(app)
     return _Recorded(app, observers)
 
@@ -154,9 +164,13 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
             describe(service.catalogue(), service.settings), headers={"Cache-Control": "no-cache"}
         )
 
-    @app.get("/healthz", summary="Whether it answers")
+
+def _add_health(app: FastAPI, refused: Callable[[], str | None]) -> None:
+    @app.get("/healthz", summary="Whether it answers, and what it couldn't take over")
     async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok"}, headers=_NO_STORE)
+        reason = refused()
+        told = {} if reason is None else {"refused": reason}
+        return JSONResponse({"status": "ok", **told}, headers=_NO_STORE)
 
 
 def _add_pages(app: FastAPI) -> None:

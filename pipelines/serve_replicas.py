@@ -37,7 +37,7 @@ from pipelines.serve_metrics import IngressMetrics, NetworkMetrics
 from pipelines.serve_settings import ServeSettings
 from resnet_core.batching import NoLongerWantedError
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
-from resnet_core.errors import WeightsError
+from resnet_core.errors import ResrayError, WeightsError
 from resnet_core.images import Image
 
 INGRESS = "ingress"
@@ -50,6 +50,7 @@ ATTEMPTS = 2
 """Of one image, where a replica dies under it."""
 WARM_UP_PX = 32
 WARM_UP_S = 60.0
+LARGE_BYTES = 1_000_000
 SPARE_REQUESTS = 1000
 """Beyond those in hand, for answers that take no time."""
 SHUTDOWN_MARGIN_S = 5.0
@@ -149,7 +150,11 @@ class RemoteNetwork:
     async def _ask(
         self, weights: ServedWeights, image: Image, strength: float, left_s: float
     ) -> Enhanced | Refusal:
-        marked = self._handle.options(multiplexed_model_id=weights.model_id)
+        marked = self._handle.options(
+            multiplexed_model_id=weights.model_id,
+            # Through shared memory, where that costs less than a message.
+            _by_reference=_is_large(image),
+        )
         response = marked.enhance.remote(image, strength, left_s)
         try:
             return await response
@@ -166,13 +171,25 @@ class IngressReplica:
         self._network = RemoteNetwork(network)
         self._keys = load_keys(settings.keys_file, required=settings.require_keys)
         self._catalogue: Catalogue | None = None
+        self._refused: str | None = None
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Serve other weights from now on, all of them or, with ResrayError, none."""
-        catalogue = await asyncio.to_thread(load_catalogue, locations_of(user_config))
+        """Serve other weights from now on.
+
+        A first configuration that can't be read is a ResrayError. A later one is refused: an error
+        here would end all replicas, so the weights before go on, and /healthz tells.
+        """
+        try:
+            catalogue = await asyncio.to_thread(load_catalogue, locations_of(user_config))
+        except ResrayError as error:
+            if self._catalogue is None:
+                raise
+            _log.error("the new configuration is refused: %s", error)
+            self._refused = str(error)
+            return
         if self._settings.min_replicas:
             await asyncio.gather(*(self._warm(each) for each in catalogue.served))
-        self._catalogue = catalogue
+        self._catalogue, self._refused = catalogue, None
 
     async def _warm(self, weights: ServedWeights) -> None:
         """A replica loads them before the first request asks for them, if it can."""
@@ -195,11 +212,17 @@ class IngressReplica:
             threads=ThreadPoolExecutor(codec_threads(settings), "codec"),
         )
         observers = (metrics.observe, access_log(settings.access_log))
-        return build_app(service, keys=self._keys, observers=observers)
+        return build_app(
+            service, keys=self._keys, observers=observers, refused=lambda: self._refused
+        )
 
     def _served(self) -> Catalogue:
         assert self._catalogue is not None, "Serve configures a replica before it gets requests"
         return self._catalogue
+
+
+def _is_large(image: Image) -> bool:
+    return image.pixels.nbytes > LARGE_BYTES
 
 
 def _tiny_image() -> Image:

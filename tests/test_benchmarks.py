@@ -10,7 +10,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from parts import listing, scheduling  # noqa: E402
+from parts import listing, scheduling, serving  # noqa: E402
 from parts.end_to_end import photographs  # noqa: E402
 from parts.figures import (  # noqa: E402
     Figure,
@@ -21,6 +21,7 @@ from parts.figures import (  # noqa: E402
     parse_figures,
     table,
 )
+from parts.load import Run, Sample  # noqa: E402
 from parts.page import Benchmark, render  # noqa: E402
 
 FIGURES = [
@@ -113,6 +114,31 @@ def test_a_small_object_is_an_image_of_the_size_it_says() -> None:
     assert len(data) == listing.OBJECT_BYTES
     with Image.open(io.BytesIO(data)) as image:
         image.load()
+
+
+def sample(status: int, seconds: float, timing: str = "") -> Sample:
+    return Sample(
+        index=0, status=status, began_s=1.0, ended_s=1.0 + seconds, timing=timing, size=10
+    )
+
+
+def test_what_serving_adds_is_all_but_decoding_network_and_encoding() -> None:
+    timing = "decode;dur=1.0, queue;dur=9.0, network;dur=50.0, encode;dur=4.0"
+    found = sample(200, 0.08, timing)
+    assert found.seconds - found.worked_s == pytest.approx(0.025)
+
+
+def test_the_rate_of_a_run_is_that_of_its_images() -> None:
+    run = Run(samples=[sample(200, 1.0), sample(503, 0.1), sample(200, 2.0)], seconds=4.0)
+    assert run.rate == pytest.approx(0.5)
+    assert run.p99_s > 1.9
+
+
+@pytest.mark.parametrize("side_px", [serving.SMALL_PX, serving.SIDE_PX, serving.LARGE_PX])
+def test_what_is_sent_to_be_enhanced_is_of_one_size(side_px: int) -> None:
+    found = [Image.open(io.BytesIO(data)) for data in serving.photographs(side_px)]
+    assert len(found) >= 4
+    assert {image.size for image in found} == {(side_px, side_px)}
 
 
 def test_the_page_shows_figures_commands_and_leads_to_the_other_pages(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Site:
     def __init__(self, catalogue: Catalogue, *, keys: ApiKeys | None = None) -> None:
         self.records: list[RequestRecord] = []
         self.network = LocalNetwork()
+        self.refused: str | None = None
         self.admission = Admission(max_requests=4, max_pixels=MAX_PIXELS)
         self._catalogue = catalogue
         self._keys = keys or ApiKeys()
@@ -83,7 +84,12 @@ class Site:
             admission=self.admission,
             threads=threads,
         )
-        return build_app(service, keys=self._keys, observers=[self.records.append])
+        return build_app(
+            service,
+            keys=self._keys,
+            observers=[self.records.append],
+            refused=lambda: self.refused,
+        )
 
     def ask(
         self,
@@ -168,6 +174,14 @@ def test_strength_0_is_the_enlargement_alone(site: Site) -> None:
         pixels_of(site.ask("POST", enhance_path(strength=s), picture).content) for s in (0, 1)
     )
     assert np.abs(plain.astype(int) - usual).max() > 3
+
+
+def test_health_tells_what_was_refused(site: Site) -> None:
+    assert site.ask("GET", "/healthz").json() == {"status": "ok"}
+    site.refused = "weights x: no such file"
+    found = site.ask("GET", "/healthz")
+    assert found.status_code == 200
+    assert found.json() == {"status": "ok", "refused": "weights x: no such file"}
 
 
 def test_models_are_described(site: Site) -> None:

@@ -35,6 +35,7 @@ from weights_for_tests import write_weights
 
 from cluster.connect import ray_session
 from pipelines.cli import main
+from pipelines.serve import ENVIRONMENT
 from pipelines.serve_replicas import (
     INGRESS,
     NETWORK,
@@ -91,9 +92,12 @@ def gated(gate: Path) -> type[NetworkReplica]:
 
 @pytest.fixture(scope="module")
 def running_serve() -> Iterator[int]:
-    """Serve on loopback; its port."""
+    """Serve on loopback, with the processes that `resray serve` starts; its port."""
     port = free_port()
-    with ray_session():
+    with pytest.MonkeyPatch.context() as environment, contextlib.ExitStack() as session:
+        for name, value in ENVIRONMENT.items():
+            environment.setenv(name, value)
+        session.enter_context(ray_session())
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         try:
             yield port
@@ -344,6 +348,11 @@ def test_weights_are_exchanged_under_load_without_a_failed_request(
             deploy(settings, {"weights": [second]})
             count = len(load.seen)
             wait_until(lambda: len(load.seen) > count + 10)
+            deploy(settings, {"weights": [str(tmp_path / "missing.safetensors")]})
+            count = len(load.seen)
+            wait_until(lambda: len(load.seen) > count + 10)
+            health = client.ask("GET", "/healthz").json
+        assert "missing.safetensors: no such file" in health["refused"]
         assert {status for status, _ in load.seen} == {200}
         hashes = [sha256 for _, sha256 in load.seen]
         assert hashes[0] == old
@@ -385,6 +394,18 @@ def test_a_shutdown_finishes_what_it_has_begun(running_serve: int, tmp_path: Pat
             wait_until(lambda: service.client.ask("GET", "/healthz").status == 404)
         assert held.result().status == 200
         over.result()
+
+
+@pytest.mark.ray
+def test_an_image_of_several_megabytes_comes_whole(running_serve: int, tmp_path: Path) -> None:
+    service = start(running_serve, tmp_path, max_pixels=10**7, max_bytes=10**8)
+    try:
+        reply = service.client.enhance(photograph("BMP", 1100, 1300), strength=0)
+        assert reply.status == 200
+        assert len(reply.body) > 16_000_000
+        assert pixels_of(reply.body).shape == (2200, 2600, 3)
+    finally:
+        serve.delete(APPLICATION)
 
 
 @pytest.mark.ray

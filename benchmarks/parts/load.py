@@ -10,6 +10,8 @@ from statistics import quantiles
 
 ENHANCE = "/v1/enhance"
 TIMEOUT_S = 120.0
+KEPT_WAITING = 32
+"""Requests that a server may have in hand; of more, clients are told so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def closed_loop(port: int, bodies: Sequence[bytes], *, clients: int, count: int)
 
 
 def open_loop(port: int, bodies: Sequence[bytes], *, rate: float, seconds: float) -> Run:
-    """Requests come at `rate`, answered or not; as many clients as that takes."""
+    """Requests come at `rate`, answered or not, as long as the server keeps few waiting."""
     began_s = time.perf_counter()
     numbers = itertools.count()
 
@@ -81,7 +83,7 @@ def open_loop(port: int, bodies: Sequence[bytes], *, rate: float, seconds: float
         time.sleep(max(due_s - time.perf_counter(), 0))
         return number
 
-    return _run(port, bodies, max(int(rate), 16), pace)
+    return _run(port, bodies, KEPT_WAITING + int(2 * rate), pace)
 
 
 def _run(port: int, bodies: Sequence[bytes], clients: int, pace: Callable[[], int | None]) -> Run:

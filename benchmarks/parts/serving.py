@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cluster.connect import WORKER_ENVIRONMENT
 from parts.contestant import FOLDER, TUNED, Answer, Contestant, Order, answer_orders
 from parts.figures import Figure, median_ratio, table
-from parts.load import Run, closed_loop, open_loop
+from parts.load import KEPT_WAITING, Run, closed_loop, open_loop
 
 WEIGHTS = "sr-x2"
 CLIENTS = 16
 SIDE_PX = 256
+LARGE_PX = 512
 SMALL_PX = 48
 OVERLOAD = 10
 MARK = "RESRAY_BENCH_MARK"
@@ -41,15 +42,19 @@ class Size:
     """In each round."""
     alone: int
     """Requests of one client."""
+    overloads: int
     overload_s: float
+    """Each."""
     lasting: int
     """Requests in a row."""
     settled: int
     """Of them, after which memory may not grow."""
 
 
-QUICK = Size(rounds=3, requests=32, alone=15, overload_s=5, lasting=600, settled=200)
-FULL = Size(rounds=7, requests=160, alone=100, overload_s=30, lasting=5000, settled=1000)
+QUICK = Size(rounds=3, requests=32, alone=15, overloads=1, overload_s=8, lasting=600, settled=200)
+FULL = Size(
+    rounds=7, requests=160, alone=100, overloads=5, overload_s=30, lasting=5000, settled=1000
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +68,10 @@ class Server:
 
 @contextmanager
 def resray_server() -> Generator[Server]:
-    """`resray serve`, as a user starts it."""
+    """`resray serve`, as a user starts it but for the requests in hand."""
     port = _free_port()
     command = ["-m", "pipelines.cli", "serve", "--weights", WEIGHTS, "--port", str(port)]
+    command += ["--max-requests", str(KEPT_WAITING)]
     with _process(command, port, "/healthz") as mark:
         yield Server(port=port, mark=mark)
 
@@ -127,13 +133,18 @@ def measure_speed(server: Server, size: Size) -> list[Figure]:
 
 
 def measure_overload(server: Server, size: Size) -> list[Figure]:
-    """Ten times as many requests a second as it can serve, for a while."""
-    bodies = photographs(SIDE_PX)
-    closed_loop(server.port, bodies, clients=CLIENTS, count=CLIENTS)
+    """Ten times as many requests a second as it can serve, for a while.
+
+    A refusal costs Ray Serve the same milliseconds as any other request, whatever the image: the
+    smaller the images, the more of the processor goes into refusals that come with them.
+    """
+    bodies = photographs(LARGE_PX)
+    closed_loop(server.port, bodies, clients=2, count=4)
+    count = max(size.requests // 4, CLIENTS)
     shares: list[float] = []
     rows: list[tuple[str, ...]] = []
-    for number in range(1, max(size.rounds - 2, 1) + 1):
-        peak = _good(closed_loop(server.port, bodies, clients=CLIENTS, count=size.requests)).rate
+    for number in range(1, size.overloads + 1):
+        peak = _good(closed_loop(server.port, bodies, clients=CLIENTS, count=count)).rate
         run = open_loop(server.port, bodies, rate=OVERLOAD * peak, seconds=size.overload_s)
         _check_all_answered(run)
         last_s = max(sample.began_s for sample in run.samples)
@@ -154,7 +165,8 @@ def measure_overload(server: Server, size: Size) -> list[Figure]:
             )
         )
     header = ("round", "peak/s", "asked/s", "served/s", "share", "503 after ms", "longest s")
-    print(table(f"{OVERLOAD} times the load it can serve", header, rows))
+    title = f"{OVERLOAD} times the load it can serve, JPEGs of {LARGE_PX} x {LARGE_PX}"
+    print(table(title, header, rows))
     return [Figure(name="overload_share", value=median(shares), aim=0.9)]
 
 
@@ -178,15 +190,14 @@ def measure_endurance(server: Server, size: Size) -> list[Figure]:
 
 
 def photographs(side_px: int) -> list[bytes]:
-    """JPEGs of so many pixels a side, from the middle of the examples."""
+    """JPEGs of so many pixels a side, squares from the middle of the examples."""
     found: list[bytes] = []
     for path in sorted(EXAMPLES.iterdir()):
         if path.suffix == ".md":
             continue
         with Image.open(path) as image:
-            left, top = ((length - side_px) // 2 for length in image.size)
             out = io.BytesIO()
-            crop = image.convert("RGB").crop((left, top, left + side_px, top + side_px))
+            crop = ImageOps.fit(image.convert("RGB"), (side_px, side_px))
             crop.save(out, "JPEG", quality=90)
             found.append(out.getvalue())
     return found
