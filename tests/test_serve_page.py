@@ -31,6 +31,9 @@ KEY = "a-key-of-the-tests-1"
 ORIENTATION = 0x112
 PHONE, DESKTOP = (360, 740), (1280, 800)
 NO_SIZE_LIMIT = 10**9
+LONGEST_WAIT_MS = 120_000
+"""For what comes soon on any machine; the time is only for what never comes."""
+expect.set_options(timeout=LONGEST_WAIT_MS)
 
 
 # What goes out
@@ -138,6 +141,7 @@ def opened_page(browser: Browser, size: tuple[int, int]) -> Generator[Page]:
         viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=True
     )
     page = context.new_page()
+    page.set_default_timeout(LONGEST_WAIT_MS)
     complaints = gather_complaints(page)
     yield page
     context.close()
