@@ -68,7 +68,10 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
+    # Both from the start: Ray takes 20 s to count in one that joins.
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    made.add_node(num_cpus=3)
+    made.wait_for_nodes()
     try:
         yield made
     finally:
@@ -165,8 +168,7 @@ def test_a_node_that_dies_leaves_fewer_workers_that_go_on(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "12")
     recipe = small_recipe(steps=12, validate_every=3)
     expected, losses = plain_loop(recipe, data)
-    extra = nodes.add_node(num_cpus=3)
-    nodes.wait_for_nodes()
+    (extra,) = nodes.worker_nodes
     job = small_job(data, tmp_path / "run", recipe=recipe, workers=(1, 2), threads=2)
 
     def worker(config: dict[str, object]) -> None:
