@@ -15,8 +15,8 @@ def super_resolution(scale: int) -> TrainingRecipe:
     """Enlargement of clean photographs.
 
     EDSR (Lim et al. 2017, arXiv:1707.02921, sec. 4.2) for loss, batch and augmentation; half a
-    cosine instead of its steps, for a schedule that ends when the time does. Wider kernels in
-    training (ECBSR) came to the same loss as plain ones with Muon, for 1.7 times the time.
+    cosine instead of its steps, for a schedule that ends when the time does. Kernels are plain:
+    wider ones in training (`expansion`, as in ECBSR) take longer.
     """
     return TrainingRecipe(
         name=f"sr-x{scale}",
