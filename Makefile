@@ -31,7 +31,7 @@ demo-s3: $(READY) ## the same from bucket to bucket, on an object store that run
 
 test: $(READY) ## run all tests
 	@echo "== Running the tests"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile $(PYTEST_ARGS)
 
 check: $(READY) ## lint, formatting and types
 	@echo "== Linting (ruff)"

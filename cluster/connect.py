@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_S = 5.0
 START_ATTEMPTS = 2
 
 LOCAL_ENVIRONMENT = {
+    # A thread of Ray Data that outlives its Ray would otherwise start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -45,14 +47,19 @@ class Resources:
     """Of the nodes that have any."""
 
 
+def set_environment() -> None:
+    """What Ray reads when it is imported, unless the user has set it otherwise."""
+    for name, value in LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def ray_session(*, address: str | None = None, verbose: bool = False) -> Generator[Resources]:
     """Connect to Ray for the length of a `with` block, or join the connection that is open.
 
     `verbose` lets Ray's own log lines through. DataError where the address doesn't answer.
     """
-    for name, value in LOCAL_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     import ray  # noqa: PLC0415  it reads the environment when it is imported
 
     if ray.is_initialized():

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from cluster.connect import set_environment
 from resnet_core.errors import ResrayError
 
 COMMANDS = {
@@ -39,6 +40,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    set_environment()
     try:
         return _run(arguments)
     except KeyboardInterrupt:

@@ -19,7 +19,11 @@ with ray_session() as first, ray_session() as second:
     import ray
     assert first == second and first.cpus >= 1
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
-assert not ray.is_initialized()
+try:
+    ray.put(1)
+except ray.exceptions.RaySystemError:
+    pass
+assert not ray.is_initialized(), "a call after the end started another Ray"
 """
 
 

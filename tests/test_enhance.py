@@ -334,13 +334,13 @@ def undisturbed(folders: Places) -> dict[str, bytes]:
 def test_a_driver_killed_at_any_moment_loses_nothing_and_the_same_command_goes_on(
     folders: Places,
 ) -> None:
-    many(folders, 60)
+    many(folders, 120)
     process = start(folders)
     wait_for_outputs(folders, 12)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert_whole(folders)
-    assert 12 <= len(folders.outputs()) < 63
+    assert 12 <= len(folders.outputs()) < len(folders.sources())
     assert main(folders.arguments()) == 0
     assert_whole(folders)
     state = folders.state()
@@ -350,10 +350,9 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_the_same_command_goes_o
 
 
 def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> None:
-    many(folders, 60)
+    many(folders, 400)
     process = start(folders)
-    wait_for_outputs(folders, 5)
-    time.sleep(1)
+    wait_for_outputs(folders, 40)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
