@@ -17,6 +17,7 @@ from pipelines.ledger import LedgerRow, Status
 from pipelines.quantities import format_bytes
 from pipelines.storage import Blob, Source, Store, StoreError
 from pipelines.worklist import Naming, Work
+from resnet_core.cpu_threads import CpuThreads
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
 from resnet_core.errors import (
     BrokenImageError,
@@ -386,9 +387,6 @@ class Worker:
         return self.stages.write
 
     def _enhancer(self) -> Enhancer:
-        import torch  # noqa: PLC0415  only processes with a network load it
-
-        torch.set_num_threads(self.threads)
         settings = self.stages.settings
         weights = load_weights(self.weights)
         if weights.sha256 != settings.weights_sha256:
@@ -396,7 +394,12 @@ class Worker:
                 f"weights {self.weights}: sha256 {weights.sha256[:12]} here,"
                 f" {settings.weights_sha256[:12]} where the run began; install the same"
             )
-        enhancer = Enhancer(weights, core_settings(settings), batch_px=self.batch_px)
+        enhancer = Enhancer(
+            weights,
+            core_settings(settings),
+            batch_px=self.batch_px,
+            cpu=CpuThreads(self.threads),
+        )
         enhancer.enhance_pixels(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8))
         return enhancer
 

@@ -36,6 +36,7 @@ from pipelines.serve_app import App, build_app
 from pipelines.serve_metrics import IngressMetrics, NetworkMetrics
 from pipelines.serve_settings import ServeSettings
 from resnet_core.batching import NoLongerWantedError
+from resnet_core.cpu_threads import CpuThreads
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
 from resnet_core.errors import ResrayError, WeightsError
 from resnet_core.images import Image
@@ -74,12 +75,12 @@ class NetworkReplica:
     def __init__(self, settings: ServeSettings) -> None:
         import torch  # noqa: PLC0415  where the network runs
 
-        torch.set_num_threads(compute_threads(settings))
         on_gpu = torch.cuda.is_available()
         self._settings = settings
         self._batch_px = settings.batch_px or (GPU_BATCH_PX if on_gpu else CPU_BATCH_PX)
         self._metrics = NetworkMetrics()
-        # They wait for the batcher; what computes is its one thread.
+        self._cpu = CpuThreads(compute_threads(settings))
+        # They wait for the batcher; what computes are its threads.
         self._threads = ThreadPoolExecutor(settings.max_requests, "image")
 
     async def enhance(self, image: Image, strength: float, left_s: float) -> Enhanced | Refusal:
@@ -116,6 +117,7 @@ class NetworkReplica:
             load_model(model_id),
             settings,
             batch_px=self._batch_px,
+            cpu=self._cpu,
             on_batch=self._metrics.observe,
         )
         enhancer.enhance(_tiny_image())

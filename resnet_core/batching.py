@@ -1,8 +1,8 @@
 """Windows of many images in batches: what fills a GPU when images are small or of mixed sizes.
 
-Any thread gives the windows of its image; one thread at a time runs them. A batch holds windows of
-one shape and dtype, up to a number of pixels, one from each image in turn, so that an image of a
-thousand windows doesn't hold up one of a single window.
+Any thread gives the windows of its image; others run them. A batch holds windows of one shape and
+dtype, up to a number of pixels, one from each image in turn, so that an image of a thousand windows
+doesn't hold up one of a single window.
 """
 
 import threading
@@ -25,6 +25,8 @@ class Window(Protocol):
 
 
 AWindow = TypeVar("AWindow", bound=Window)
+IDLE_S = 10.0
+"""After which a thread with nothing to run ends."""
 Wanted = Callable[[], bool]
 """Whether an image's result is still wanted; asked before each of its windows is run."""
 
@@ -53,16 +55,24 @@ class _Entry(Generic[AWindow, Result]):
 class WindowBatcher(Generic[AWindow, Result]):
     """Runs `run` on batches of at least one window and, beyond that, at most `batch_px` pixels.
 
-    It never waits for a batch to fill: what comes while one runs makes the next. Its thread lives
-    while there is something to run.
+    It never waits for a batch to fill: what comes while others run makes the next. Up to `at_once`
+    batches run at once, each in a thread.
     """
 
-    def __init__(self, run: Callable[[Sequence[AWindow]], list[Result]], *, batch_px: int):
+    def __init__(
+        self,
+        run: Callable[[Sequence[AWindow]], list[Result]],
+        *,
+        batch_px: int,
+        at_once: int = 1,
+    ):
         self._run = run
         self._batch_px = batch_px
-        self._lock = threading.Lock()
+        self._at_once = at_once
+        self._changed = threading.Condition()
         self._images: deque[deque[_Entry[AWindow, Result]]] = deque()
-        self._running = False
+        self._threads = 0
+        self._idle = 0
 
     def results(
         self, windows: Sequence[AWindow], *, wanted: Wanted = always_wanted
@@ -72,11 +82,13 @@ class WindowBatcher(Generic[AWindow, Result]):
         NoLongerWantedError where `wanted` said so before a window was begun.
         """
         entries = [_Entry[AWindow, Result](window=window, wanted=wanted) for window in windows]
-        with self._lock:
+        with self._changed:
             self._images.append(deque(entries))
-            if not self._running:
-                self._running = True
+            waiting = sum(map(len, self._images))
+            for _ in range(min(waiting - self._idle, self._at_once - self._threads)):
+                self._threads += 1
                 threading.Thread(target=self._work, name="windows", daemon=True).start()
+            self._changed.notify(waiting)
         try:
             for entry in entries:
                 yield entry.future.result()
@@ -92,10 +104,13 @@ class WindowBatcher(Generic[AWindow, Result]):
                 self._finish(started)
 
     def _take(self) -> list[_Entry[AWindow, Result]]:
-        """The next batch; the images behind it move up. Empty, and the thread ends, at the end."""
-        with self._lock:
-            if not self._images:
-                self._running = False
+        """The next batch; the images behind it move up. Empty where the thread is to end."""
+        with self._changed:
+            self._idle += 1
+            has_come = self._changed.wait_for(lambda: self._images, IDLE_S)
+            self._idle -= 1
+            if not has_come:
+                self._threads -= 1
                 return []
             first = self._images[0][0].window
             room = max(self._batch_px // (first.shape[0] * first.shape[1]), 1)

@@ -6,6 +6,7 @@ calls share, with `batch_px`): any number of threads may share one.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnet_core.batching import NoLongerWantedError, Wanted, WindowBatcher, always_wanted
+from resnet_core.cpu_threads import CpuThreads
 from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
@@ -106,6 +108,8 @@ class Enhancer:
     `batch_px`: windows of one shape, from whatever threads call, run as one batch of up to so many
     input pixels, and large images take turns with small ones; None runs each window alone, in the
     caller's thread.
+    `cpu`: shared with other enhancers of this process; on a CPU as many batches run at once as is
+    worth. None leaves torch's threads as they are, and runs one batch at a time.
     `on_batch`: told of each batch after it ran, in the thread that ran it.
     """
 
@@ -116,6 +120,7 @@ class Enhancer:
         *,
         device: str | None = None,
         batch_px: int | None = None,
+        cpu: CpuThreads | None = None,
         on_batch: Callable[[Batch], None] | None = None,
     ):
         self.weights = weights
@@ -132,7 +137,13 @@ class Enhancer:
         network = network.eval().to(self.device, self.dtype)
         self._network = network.to(memory_format=torch.channels_last)
         self._on_batch = on_batch
-        self._batcher = None if batch_px is None else WindowBatcher(self._run, batch_px=batch_px)
+        self._cpu = cpu if self.device.type == "cpu" else None
+        at_once = self._cpu.at_once if self._cpu else 1
+        self._batcher = (
+            None
+            if batch_px is None
+            else WindowBatcher(self._run, batch_px=batch_px, at_once=at_once)
+        )
 
     def enhance(self, image: Image) -> Image:
         """The better image, `scale` times as large; format, profile and metadata are the source's.
@@ -209,9 +220,15 @@ class Enhancer:
                 raise NoLongerWantedError
             yield from self._run([task])
 
-    @torch.inference_mode()
     def _run(self, tasks: Sequence[_Task]) -> list[_Result]:
         """Windows of one shape and dtype, as one batch; each has an equal share of its time."""
+        with self._threads(), torch.inference_mode():
+            return self._computed(tasks)
+
+    def _threads(self) -> AbstractContextManager[object]:
+        return self._cpu.share() if self._cpu else nullcontext()
+
+    def _computed(self, tasks: Sequence[_Task]) -> list[_Result]:
         began_s = time.perf_counter()
         x = torch.cat([to_nchw(task.pixels) for task in tasks]).to(self.device)
         gray = x.shape[1] == 1
@@ -244,10 +261,10 @@ class Enhancer:
             halo_px=BICUBIC_SUPPORT_PX,
         )
 
-    @torch.inference_mode()
     def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:
-        x = to_nchw(window).to(self.device)
-        return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
+        with self._threads(), torch.inference_mode():
+            x = to_nchw(window).to(self.device)
+            return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
 
 
 def _told(pixels: NDArray[Any]) -> str:

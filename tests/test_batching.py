@@ -1,6 +1,7 @@
 """Windows of many threads in one batch: each gets its own result, in order, and its own error."""
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -171,3 +172,38 @@ def test_an_image_that_is_no_longer_wanted_is_dropped_before_it_is_begun() -> No
     assert len(errors) == 1
     assert recorder.batches == [[1]]
     assert list(batcher.results([window(4)])) == [4]
+
+
+def test_so_many_batches_run_at_once_and_no_more() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    meeting = threading.Barrier(3)
+
+    def run(windows: Sequence[Window]) -> list[int]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        meeting.wait(10)  # passes only where three are here
+        with lock:
+            running -= 1
+        return [int(item[0, 0, 0]) for item in windows]
+
+    batcher = WindowBatcher(run, batch_px=1, at_once=3)
+    with ThreadPoolExecutor(4) as pool:
+        one, three = (
+            pool.submit(lambda image=image: list(batcher.results(image)))
+            for image in ([window(value) for value in range(8)], [window(9)])
+        )
+        assert one.result(timeout=10) == list(range(8))
+        assert three.result(timeout=10) == [9]
+    assert most == 3
+
+
+def test_threads_with_nothing_to_run_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_core.batching.IDLE_S", 0.01)
+    batcher = WindowBatcher(lambda windows: [0 for _ in windows], batch_px=1, at_once=2)
+    for _ in range(3):
+        assert list(batcher.results([window(1), window(2)])) == [0, 0]
+        deadline_s = time.monotonic() + 10
+        while batcher._threads:
+            assert time.monotonic() < deadline_s, "they stay"

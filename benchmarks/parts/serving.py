@@ -292,11 +292,12 @@ def main() -> None:
     from pipelines.enhance_object import RunSettings, encode_result  # noqa: PLC0415
     from pipelines.serve_replicas import CPU_BATCH_PX, GPU_BATCH_PX  # noqa: PLC0415
     from resnet_core import Enhancer, decode, load_weights  # noqa: PLC0415
+    from resnet_core.cpu_threads import CpuThreads  # noqa: PLC0415
 
     weights = load_weights(WEIGHTS)
     settings = RunSettings(weights_name=weights.name, weights_sha256=weights.sha256)
     batch_px = GPU_BATCH_PX if torch.cuda.is_available() else CPU_BATCH_PX
-    enhancer = Enhancer(weights, batch_px=batch_px)
+    enhancer = Enhancer(weights, batch_px=batch_px, cpu=CpuThreads(os.cpu_count() or 1))
     bodies, threads = photographs(SIDE_PX), ThreadPoolExecutor(CLIENTS)
 
     def work(number: int) -> int:
