@@ -49,6 +49,9 @@ def test_enhance_page_tells_what_happened() -> None:
         "changed by 1.8 levels",
         "2 very large results",
         "2 more are in the ledger",
+        "Suspect: 2",
+        "cat.jpg1.50 ×cat.jpg",
+        "1 more are in the ledger",
         "2026-05-04 10:30 UTC",
     ):
         assert told in text.replace("\xa0", " ")
