@@ -256,6 +256,8 @@ class MethodRow:
     ms_per_megapixel: float | None
     gain_db: float
     """PSNR above the first row of the table."""
+    deviation: float | None = None
+    """The largest of the guard, of weights alone."""
     sha256: str | None = None
 
 

@@ -50,7 +50,7 @@ def test_enhance_page_tells_what_happened() -> None:
         "2 very large results",
         "2 more are in the ledger",
         "Suspect: 2",
-        "cat.jpg1.50 ×cat.jpg",
+        "cat.jpg1.50",
         "1 more are in the ledger",
         "2026-05-04 10:30 UTC",
     ):
