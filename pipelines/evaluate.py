@@ -4,6 +4,8 @@ Every image is taken as the truth, degraded as the weights' training degraded (s
 at the fixed levels of the literature (noise, JPEG), enhanced by every method, and measured:
 
     conditions_for   which degradations a task is measured under
+    make_pair        what is left of a truth under a condition
+    measure          a result beside the truth
     evaluate_folder  folder + weights -> one `ConditionResult` for each condition, streaming
     format_table     a `ConditionResult` as text
 """
@@ -89,8 +91,8 @@ class Method:
     enhance: Callable[[Levels], Levels]
     sha256: str | None = None
     """Of the weights file; None for the classical methods."""
-    deviation: Callable[[Levels, Levels], float] = lambda _source, _result: 0.0
-    """How far a result is from its input, as a share of what the guard allows."""
+    deviation: Callable[[Levels, Levels], float] | None = None
+    """How far a result is from its input, as a share of what the guard allows; of weights alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ class Evaluation:
     keys: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     conditions: tuple[ConditionResult, ...]
+    guard_share: float
+    """Of the time that the weights took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,8 @@ class _Tally:
     methods: tuple[Method, ...]
     ms_per_megapixel: tuple[list[float], ...]
     deviations: tuple[list[float], ...]
+    guard_s: list[float] = field(default_factory=list[float])
+    weights_s: list[float] = field(default_factory=list[float])
     images: list[ImageRow] = field(default_factory=list[ImageRow])
     strips: list[CropStrip] = field(default_factory=list[CropStrip])
 
@@ -151,7 +157,7 @@ def evaluate_folder(
     left_out: list[tuple[str, str]] = []
     tallies: list[_Tally] | None = None
     keys: list[str] = []
-    for key, truth in _images(folder, left_out):
+    for key, truth in read_images(folder, left_out):
         tallies = tallies or _tallies(weights, settings, device)
         strips_each = max(num_strips // len(tallies), min(num_strips, 1))
         on_image(key)
@@ -167,10 +173,12 @@ def evaluate_folder(
         keys=tuple(keys),
         left_out=tuple(left_out),
         conditions=tuple(_result(tally) for tally in tallies),
+        guard_share=sum(sum(tally.guard_s) for tally in tallies)
+        / sum(sum(tally.weights_s) for tally in tallies),
     )
 
 
-def _images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
+def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
     """Key and uint8 HWC pixels of each image, sorted by key; other files go to `left_out`."""
     if not folder.is_dir():
         what = "is a file, expected a folder" if folder.exists() else "no such folder"
@@ -207,8 +215,7 @@ def _tallies(
             deviation=_guard(each.metadata.task, settings.strength),
         )
         for condition in conditions_for(each.metadata.task, each.metadata.degradation):
-            baselines = _baselines(condition.degradation.scale)
-            methods.setdefault(condition, baselines).append(method)
+            methods.setdefault(condition, baselines(condition.degradation.scale)).append(method)
     return [
         _Tally(
             condition=condition,
@@ -238,7 +245,8 @@ def _row_names(weights: Sequence[Weights], settings: EnhanceSettings) -> list[st
     return [name + suffix for name in unique]
 
 
-def _baselines(scale: int) -> list[Method]:
+def baselines(scale: int) -> list[Method]:
+    """The traditional methods, the plain base first."""
     names = BASELINES_ENLARGING if scale > 1 else BASELINES_SAME_SIZE
     return [Method(name=name, enhance=_classical(name, scale)) for name in names]
 
@@ -252,9 +260,7 @@ def _classical(name: str, scale: int) -> Callable[[Levels], Levels]:
 def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: bool) -> None:
     condition = tally.condition
     _check_size(key, truth, condition)
-    truth = crop_to_multiple(truth, condition.degradation.scale)
-    rng = np.random.default_rng([seed, zlib.crc32(key.encode("utf-8"))])
-    degraded = degrade(truth, condition.degradation, rng)
+    truth, degraded = make_pair(key, truth, condition, seed=seed)
     outputs: list[Levels] = []
     for index, method in enumerate(tally.methods):
         if method.sha256 and not tally.images:
@@ -264,8 +270,13 @@ def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: b
         seconds = time.perf_counter() - started
         megapixels = truth.shape[0] * truth.shape[1] / 1e6
         tally.ms_per_megapixel[index].append(1000 * seconds / megapixels)
+        if method.deviation is None:
+            continue
+        tally.weights_s.append(seconds)
+        started = time.perf_counter()
         tally.deviations[index].append(method.deviation(degraded, outputs[-1]))
-    figures = [_figures(condition, output, truth) for output in outputs]
+        tally.guard_s.append(time.perf_counter() - started)
+    figures = [measure(condition, output, truth) for output in outputs]
     row = ImageRow(
         key=key,
         psnr_db=tuple(psnr_db for psnr_db, _ in figures),
@@ -276,8 +287,17 @@ def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: b
         tally.strips.append(_strip(tally, row, truth, outputs))
 
 
-def _figures(condition: Condition, output: Levels, truth: Levels) -> tuple[float, float]:
-    """PSNR in dB and SSIM."""
+def make_pair(
+    key: str, truth: Levels, condition: Condition, *, seed: int = 0
+) -> tuple[Levels, Levels]:
+    """The truth, cropped to a multiple of the scale, and what is left of it."""
+    truth = crop_to_multiple(truth, condition.degradation.scale)
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode("utf-8"))])
+    return truth, degrade(truth, condition.degradation, rng)
+
+
+def measure(condition: Condition, output: Levels, truth: Levels) -> tuple[float, float]:
+    """PSNR in dB and SSIM, by the convention of the condition."""
     border_px = condition.border_px
     if condition.gray_is_luma and truth.shape[2] == 1:
         planes = (crop_border(pixels[:, :, 0], border_px) for pixels in (output, truth))
@@ -331,7 +351,7 @@ def _result(tally: _Tally) -> ConditionResult:
                 None if method.name == "input" else statistics.median(tally.ms_per_megapixel[index])
             ),
             gain_db=_difference(psnr_db[index], psnr_db[0]),
-            deviation=max(tally.deviations[index]) if method.sha256 else None,
+            deviation=max(tally.deviations[index], default=None),
         )
         for index, method in enumerate(tally.methods)
     )
@@ -384,7 +404,10 @@ def conventions(evaluation: Evaluation, *, machine: str, seed: int) -> tuple[str
         lines.append("PSNR-RGB: over the three channels together, no border left out.")
     lines.append("SSIM: Gaussian window of 11 px, sigma 1.5 (Wang et al. 2004).")
     lines.append(f"The degraded image has 8 bits; chance comes from seed {seed} and the file name.")
-    lines.append("guard: the largest deviation of a result, above 1 is suspect (docs/bulk.md).")
+    lines.append(
+        "guard: the largest deviation of a result, above 1 is suspect (docs/bulk.md); it took"
+        f" {evaluation.guard_share:.1%} of the time of the weights."
+    )
     lines.append(f"ms/MP: median milliseconds for a megapixel of output on {machine}.")
     return tuple(lines)
 
