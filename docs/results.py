@@ -89,7 +89,7 @@ class Section:
 
 def measured(sets: Path) -> tuple[list[Section], list[str]]:
     """Every task of which there are weights and a set, and the conventions of the figures."""
-    sections, notes = list[Section](), dict[str, None]()
+    sections, notes = list[Section](), dict[str, str]()
     every = [load_weights(name) for name in packaged_weights()]
     for task in dict.fromkeys(each.metadata.task for each in every):
         weights = [each for each in every if each.metadata.task == task]
@@ -100,14 +100,15 @@ def measured(sets: Path) -> tuple[list[Section], list[str]]:
                 continue
             print(f"{task} on {name}", flush=True)
             found = evaluate_folder(sets / name, weights, EnhanceSettings())
-            notes.update(dict.fromkeys(conventions(found, machine=machine_name(), seed=0)[1:]))
+            for note in conventions(found, machine=machine_name(), seed=0)[1:]:
+                notes.setdefault(note.partition(":")[0], note)
             columns += [
                 Column(set_name=name, folder=sets / name, condition=condition, result=result)
                 for condition, result in zip(conditions, found.conditions, strict=True)
             ]
         if columns:
             sections.append(Section(task=task, weights=weights, columns=columns))
-    return sections, list(notes)
+    return sections, list(notes.values())
 
 
 def table(section: Section) -> list[str]:

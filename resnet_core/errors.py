@@ -5,7 +5,7 @@ ResrayError
 │   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
 │   ├── BrokenImageError         truncated or corrupt
 │   ├── ImageTooLargeError       over --max-pixels or --max-bytes
-│   └── SuspectResultError       its result is too far from it (--guard fail)
+│   └── SuspectResultError       its result is too far from it (--guard)
 ├── WeightsError             a weights file is missing, damaged or of another kind
 ├── ConfigError              a setting has a value that can't be
 └── DataError                a folder or a store can't be read or written

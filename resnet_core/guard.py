@@ -82,7 +82,7 @@ def deviation(source: Image, result: Image, *, task: str, strength: float) -> De
 def check(found: Deviation, guard: Guard) -> None:
     """SuspectResultError where `guard` refuses what is suspect."""
     if guard == "fail" and found.is_suspect:
-        raise SuspectResultError(f"the result is suspect: {found.told} (--guard fail)")
+        raise SuspectResultError(f"the result is suspect: {found.told} (--guard)")
 
 
 def _drift(where: str, means: Floats, allowed: float) -> Deviation:

@@ -155,7 +155,7 @@ def test_guard_fail_refuses_it() -> None:
     row, written = enhance("a.png", png(), Blackener(), guard="fail")
     assert row.status == "failed"
     assert (row.reason or "").startswith("the result is suspect: the mean colour of")
-    assert (row.reason or "").endswith("(--guard fail)")
+    assert (row.reason or "").endswith("(--guard)")
     assert (row.out_key, row.deviation, written) == (None, None, {})
     good, written = enhance("a.png", png(), guard="fail")
     assert (good.status, list(written)) == ("ok", ["a.png"])
