@@ -81,7 +81,7 @@ def model_card(weights: Weights) -> str:
 
 The steps that made the inputs it was trained on, in order ([what they do](../degradations.md)):
 
-```python
+```text
 {_lines(map(repr, metadata.degradation.steps))}
 ```
 
