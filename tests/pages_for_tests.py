@@ -154,6 +154,7 @@ def evaluate_report(name: str = "cat.png") -> EvaluateReport:
             ssim=0.95,
             ms_per_megapixel=300.0,
             gain_db=3.5,
+            deviation=0.37,
             sha256="cd" * 32,
         ),
     )

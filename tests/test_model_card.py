@@ -63,3 +63,11 @@ def test_weights_of_a_task_of_ones_own_have_a_card_too() -> None:
     card = model_card(replace(weights, metadata=replace(weights.metadata, task="scans")))
     assert "Its task is scans." in card
     assert "Nothing is known of its limits." in card
+
+
+def test_a_folder_that_can_not_be_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert main(["weights", "cards", str(tmp_path / "taken"), "sr-x2"]) == 1
+    assert "sr-x2.md: can't be written" in capsys.readouterr().err

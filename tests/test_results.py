@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from weights_for_tests import write_weights
 
+from resnet_core.network import NetworkConfig
 from resnet_core.weights import load_weights, packaged_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +50,29 @@ def test_one_command_makes_the_page_and_its_pictures(
             assert image.width > image.height / 2 > 96
     for path in (tmp_path / "results").glob("*.svg"):
         assert path.read_text(encoding="utf-8").startswith("<svg xmlns=")
+
+
+def test_a_task_at_the_same_size_has_its_conditions_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examples_dir: Path
+) -> None:
+    (tmp_path / "sets" / "cbsd68").mkdir(parents=True)
+    with Image.open(examples_dir / "otter.jpg") as image:
+        image.crop((0, 0, 64, 48)).save(tmp_path / "sets" / "cbsd68" / "part.png")
+    weights = write_weights(
+        tmp_path / "clean.safetensors", NetworkConfig(scale=1, num_blocks=1, channels=16)
+    )
+    monkeypatch.setattr(results, "packaged_weights", lambda: ["sr-x2", str(weights)])
+    monkeypatch.setattr(results, "STRENGTHS", (0.0, 1.0))
+    results.main([str(tmp_path / "sets"), "--output", str(tmp_path)])
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    header, _, *rows = (line for line in text.splitlines() if line.startswith("|"))
+    sigmas = [f"cbsd68, noise of sigma {sigma}" for sigma in (15, 25, 50)]
+    assert header.split(" | ")[1:-2] == sigmas
+    assert rows[0].startswith("| input | ")
+    assert rows[-1].startswith("| `clean` | ")
+    assert "Quality against time: cbsd68, noise of sigma 25." in text
+    assert "PSNR-RGB: over" in text
+    assert "sr-x2" not in text
 
 
 def test_without_a_set_nothing_is_written(tmp_path: Path) -> None:
