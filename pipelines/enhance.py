@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pipelines.argument_types import amount, positive, worker_range
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
@@ -32,6 +32,7 @@ from pipelines.storage import (
 )
 from pipelines.summary import RunSummary, Whole
 from resnet_core.errors import ConfigError, DataError
+from resnet_core.guard import Guard
 from resnet_core.images import FORMATS, METADATA_POLICIES, output_format
 from resnet_core.weights import Weights, load_weights, weights_path
 
@@ -161,6 +162,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="keep EXIF and XMP, without the position, or not at all (default: keep)",
     )
+    how.add_argument(
+        "--guard",
+        choices=get_args(Guard),
+        default="mark",
+        help="a result that is too far from its source is marked as suspect, or fails (default:"
+        " mark)",
+    )
     where = parser.add_argument_group("where it is computed")
     where.add_argument(
         "--workers",
@@ -238,12 +246,14 @@ def _settings(args: argparse.Namespace) -> tuple[Weights, RunSettings]:
     settings = RunSettings(
         weights_name=weights.name,
         weights_sha256=weights.sha256,
+        weights_task=weights.metadata.task,
         strength=args.strength,
         format=None if args.format is None else output_format("PNG", args.format),
         quality=args.quality,
         metadata=args.metadata,
         precision=args.precision,
         tile_px=args.tile,
+        guard=args.guard,
         max_pixels=args.max_pixels,
         max_bytes=args.max_bytes,
     )
@@ -437,6 +447,7 @@ def closing_lines(
 ) -> Iterator[str]:
     """What is said at the end. `work_s` leaves out what Ray and the network took to start."""
     counts = [f"{format_count(summary.ok)} enhanced"]
+    counts += [f"{format_count(summary.suspect)} of them suspect"] if summary.suspect else []
     counts += [f"{format_count(summary.failed)} failed"] if summary.failed else []
     counts += [f"{format_count(summary.skipped)} skipped (no images)"] if summary.skipped else []
     counts += [f"{format_count(done_before)} done before"] if done_before else []
@@ -445,6 +456,8 @@ def closing_lines(
         rate = format_figure(summary.pixels_out / 1e6 / work_s, 2)
         speed = f" ({rate} megapixels/s once started)"
     yield f"{', '.join(counts)} in {format_duration(duration_s)}{speed}"
+    for suspect in summary.suspects:
+        yield f"  suspect: {shown_key(suspect.key)}: {suspect.reason}"
     for failure in summary.failures[:SHOWN_FAILURES]:
         yield f"  failed: {shown_key(failure.key)}: {failure.reason}"
     if summary.failed > SHOWN_FAILURES:
@@ -474,6 +487,7 @@ def _shown_settings(settings: RunSettings) -> tuple[tuple[str, str], ...]:
         "quality": "the format's default" if settings.quality is None else str(settings.quality),
         "metadata": settings.metadata,
         "precision": settings.precision,
+        "guard": settings.guard,
         "tile": f"{settings.tile_px} px",
     }
     return tuple(chosen.items())

@@ -27,6 +27,7 @@ from resnet_core.errors import (
     UnsupportedImageError,
     WeightsError,
 )
+from resnet_core.guard import Deviation, Guard, check, deviation
 from resnet_core.images import (
     FORMATS,
     Encoded,
@@ -52,6 +53,8 @@ class RunSettings:
 
     weights_name: str
     weights_sha256: str
+    weights_task: str = ""
+    """Decides what the guard expects of a result."""
     strength: float = 1.0
     format: str | None = None
     """A key of FORMATS, or None: as the source."""
@@ -60,6 +63,8 @@ class RunSettings:
     metadata: MetadataPolicy = "keep"
     precision: Precision = "auto"
     tile_px: int = 512
+    guard: Guard = "mark"
+    """What becomes of a result that is too far from its source."""
     max_pixels: int = 100_000_000
     max_bytes: int = 256 * 1024**2
 
@@ -76,7 +81,7 @@ class RunSettings:
 
     @property
     def hash(self) -> str:
-        """Of all that changes a result but the weights; limits and tiles don't."""
+        """Of all that changes a result but the weights; limits, tiles and the guard don't."""
         decisive = [self.strength, self.format, self.quality, self.metadata, self.precision]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
@@ -117,6 +122,7 @@ class Job:
     get_s: float
     decode_s: float
     change_levels: float | None = None
+    deviation: Deviation | None = None
     network_s: float = 0.0
 
 
@@ -213,6 +219,7 @@ class ObjectStages:
             job,
             image=better.image,
             change_levels=better.change_levels,
+            deviation=guarded(job.image, better.image, self.settings),
             network_s=better.network_s,
         )
 
@@ -228,10 +235,13 @@ class ObjectStages:
             content_type=encoded.media_type,
             user_metadata=job.user_metadata,
         )
+        found = job.deviation
+        suspicion = found.told if found is not None and found.is_suspect else None
         return LedgerRow(
             key=job.work.key,
             out_key=out_key,
-            status="ok",
+            status="ok" if suspicion is None else "suspect",
+            reason=suspicion,
             source_etag=job.etag,
             source_bytes=job.bytes,
             output_bytes=len(encoded.data),
@@ -240,6 +250,7 @@ class ObjectStages:
             output_width_px=image.width,
             output_height_px=image.height,
             change_levels=job.change_levels,
+            deviation=None if found is None else found.share,
             weights_sha256=settings.weights_sha256,
             settings_hash=settings.hash,
             get_s=job.get_s,
@@ -327,6 +338,13 @@ class _Read:
     blob: Blob
     header: Header
     get_s: float
+
+
+def guarded(source: Image, result: Image, settings: RunSettings) -> Deviation:
+    """How far the result is from its source. SuspectResultError if it is refused for that."""
+    found = deviation(source, result, task=settings.weights_task, strength=settings.strength)
+    check(found, settings.guard)
+    return found
 
 
 def encode_result(image: Image, settings: RunSettings) -> Encoded:

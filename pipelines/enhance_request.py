@@ -14,13 +14,14 @@ from starlette.datastructures import Headers
 
 from pipelines.admission import Admission, Deadline, FullError, Place
 from pipelines.catalogue import Catalogue, ServedWeights
-from pipelines.enhance_object import RunSettings, encode_result
+from pipelines.enhance_object import RunSettings, encode_result, guarded
 from pipelines.problems import ProblemError, retry_later
 from pipelines.request_body import read_image
 from pipelines.request_record import RequestRecord
 from pipelines.serve_settings import ServeSettings
 from resnet_core.enhancer import Enhanced, check_strength
 from resnet_core.errors import ConfigError
+from resnet_core.guard import Deviation, Guard
 from resnet_core.images import (
     FORMATS,
     Encoded,
@@ -69,6 +70,7 @@ class Wish:
     """A name or an extension; None for the source's."""
     quality: int | None = None
     metadata: MetadataPolicy = "keep"
+    guard: Guard = "mark"
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,12 +83,14 @@ class Wish:
         return RunSettings(
             weights_name=weights.name,
             weights_sha256=weights.sha256,
+            weights_task=weights.task,
             strength=self.strength,
             format=None if self.format is None else output_format("PNG", self.format),
             quality=self.quality,
             metadata=self.metadata,
             precision=limits.precision,
             tile_px=limits.tile_px,
+            guard=self.guard,
             max_pixels=limits.max_pixels,
             max_bytes=limits.max_bytes,
         )
@@ -94,10 +98,11 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An enhanced image, and the weights that made it."""
+    """An enhanced image, the weights that made it, and how far it is from what was sent."""
 
     encoded: Encoded
     weights: ServedWeights
+    deviation: Deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +175,12 @@ class EnhanceService:
         record.stage_s["network"] = enhanced.network_s
         record.stage_s["queue"] = max(improved_s - decoded_s - enhanced.network_s, 0.0)
         settings = wish.run_settings(weights, self.settings)
+        found = await self._in_thread(lambda: guarded(image, enhanced.image, settings))
         encoded = await self._in_thread(lambda: encode_result(enhanced.image, settings))
         record.stage_s["encode"] = time.perf_counter() - improved_s
         record.output_format, record.output_bytes = encoded.format, len(encoded.data)
         record.output_pixels = enhanced.image.height * enhanced.image.width
-        return Answer(encoded=encoded, weights=weights)
+        return Answer(encoded=encoded, weights=weights, deviation=found)
 
     async def _through_network(
         self, image: Image, wish: Wish, deadline: Deadline

@@ -4,6 +4,8 @@ Every image is taken as the truth, degraded as the weights' training degraded (s
 at the fixed levels of the literature (noise, JPEG), enhanced by every method, and measured:
 
     conditions_for   which degradations a task is measured under
+    make_pair        what is left of a truth under a condition
+    measure          a result beside the truth
     evaluate_folder  folder + weights -> one `ConditionResult` for each condition, streaming
     format_table     a `ConditionResult` as text
 """
@@ -41,17 +43,18 @@ from resnet_core.classical import CLASSICAL
 from resnet_core.degradation import Degradation, crop_to_multiple, degrade
 from resnet_core.enhancer import Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError, DataError, ImageError, UnsupportedImageError
-from resnet_core.images import decode
+from resnet_core.guard import deviation
+from resnet_core.images import Image, decode
 from resnet_core.images.image import round_to_8_bit
 from resnet_core.levels import Levels
-from resnet_core.metrics import luma_y, psnr_rgb, psnr_y, ssim_y
+from resnet_core.metrics import crop_border, luma_y, psnr_rgb, psnr_y, ssim, ssim_y
 from resnet_core.standard_degradations import gaussian_noise, jpeg
 from resnet_core.weights import Weights, load_weights, packaged_weights
 
 NOISE_SIGMAS = (15, 25, 50)
 JPEG_QUALITIES = (10, 20, 30, 40)
 BASELINES_ENLARGING = ("bicubic", "lanczos", "unsharp-mask")
-BASELINES_SAME_SIZE = ("input", "unsharp-mask", "median", "bilateral")
+BASELINES_SAME_SIZE = ("input", "unsharp-mask", "median", "bilateral", "non-local-means")
 SSIM_WINDOW_PX = 11
 NUM_STRIPS = 8
 """Images shown side by side on a page, over all conditions; at least one for each."""
@@ -66,6 +69,8 @@ class Condition:
     degradation: Degradation
     colour: Literal["y", "rgb"] = "y"
     """PSNR on luma, as for super-resolution and JPEG, or on RGB, as for colour denoising."""
+    gray_is_luma: bool = False
+    """Gray images are measured as they are: those of the sets for JPEG are luma, 16..235."""
 
     @property
     def border_px(self) -> int:
@@ -86,6 +91,8 @@ class Method:
     enhance: Callable[[Levels], Levels]
     sha256: str | None = None
     """Of the weights file; None for the classical methods."""
+    deviation: Callable[[Levels, Levels], float] | None = None
+    """How far a result is from its input, as a share of what the guard allows; of weights alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,8 @@ class Evaluation:
     keys: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     conditions: tuple[ConditionResult, ...]
+    guard_share: float
+    """Of the time that the weights took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +113,9 @@ class _Tally:
     condition: Condition
     methods: tuple[Method, ...]
     ms_per_megapixel: tuple[list[float], ...]
+    deviations: tuple[list[float], ...]
+    guard_s: list[float] = field(default_factory=list[float])
+    weights_s: list[float] = field(default_factory=list[float])
     images: list[ImageRow] = field(default_factory=list[ImageRow])
     strips: list[CropStrip] = field(default_factory=list[CropStrip])
 
@@ -119,7 +131,7 @@ def conditions_for(task: str, degradation: Degradation) -> tuple[Condition, ...]
         )
     if task == "dejpeg":
         return tuple(
-            Condition(label=f"JPEG quality {quality}", degradation=jpeg(quality))
+            Condition(label=f"JPEG quality {quality}", degradation=jpeg(quality), gray_is_luma=True)
             for quality in JPEG_QUALITIES
         )
     label = f"bicubic x{degradation.scale}" if task.startswith("sr-") else task
@@ -145,7 +157,7 @@ def evaluate_folder(
     left_out: list[tuple[str, str]] = []
     tallies: list[_Tally] | None = None
     keys: list[str] = []
-    for key, truth in _images(folder, left_out):
+    for key, truth in read_images(folder, left_out):
         tallies = tallies or _tallies(weights, settings, device)
         strips_each = max(num_strips // len(tallies), min(num_strips, 1))
         on_image(key)
@@ -161,10 +173,12 @@ def evaluate_folder(
         keys=tuple(keys),
         left_out=tuple(left_out),
         conditions=tuple(_result(tally) for tally in tallies),
+        guard_share=sum(sum(tally.guard_s) for tally in tallies)
+        / sum(sum(tally.weights_s) for tally in tallies),
     )
 
 
-def _images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
+def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
     """Key and uint8 HWC pixels of each image, sorted by key; other files go to `left_out`."""
     if not folder.is_dir():
         what = "is a file, expected a folder" if folder.exists() else "no such folder"
@@ -194,14 +208,31 @@ def _tallies(
     methods: dict[Condition, list[Method]] = {}
     for name, each in zip(_row_names(weights, settings), weights, strict=True):
         enhancer = Enhancer(each, settings, device=device)
-        method = Method(name=name, enhance=enhancer.enhance_pixels, sha256=each.sha256)
+        method = Method(
+            name=name,
+            enhance=enhancer.enhance_pixels,
+            sha256=each.sha256,
+            deviation=_guard(each.metadata.task, settings.strength),
+        )
         for condition in conditions_for(each.metadata.task, each.metadata.degradation):
-            baselines = _baselines(condition.degradation.scale)
-            methods.setdefault(condition, baselines).append(method)
+            methods.setdefault(condition, baselines(condition.degradation.scale)).append(method)
     return [
-        _Tally(condition=condition, methods=tuple(found), ms_per_megapixel=tuple([] for _ in found))
+        _Tally(
+            condition=condition,
+            methods=tuple(found),
+            ms_per_megapixel=tuple([] for _ in found),
+            deviations=tuple([] for _ in found),
+        )
         for condition, found in methods.items()
     ]
+
+
+def _guard(task: str, strength: float) -> Callable[[Levels, Levels], float]:
+    def share(source: Levels, result: Levels) -> float:
+        images = (Image(pixels=pixels, format="PNG") for pixels in (source, result))
+        return deviation(*images, task=task, strength=strength).share
+
+    return share
 
 
 def _row_names(weights: Sequence[Weights], settings: EnhanceSettings) -> list[str]:
@@ -214,7 +245,8 @@ def _row_names(weights: Sequence[Weights], settings: EnhanceSettings) -> list[st
     return [name + suffix for name in unique]
 
 
-def _baselines(scale: int) -> list[Method]:
+def baselines(scale: int) -> list[Method]:
+    """The traditional methods, the plain base first."""
     names = BASELINES_ENLARGING if scale > 1 else BASELINES_SAME_SIZE
     return [Method(name=name, enhance=_classical(name, scale)) for name in names]
 
@@ -228,9 +260,7 @@ def _classical(name: str, scale: int) -> Callable[[Levels], Levels]:
 def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: bool) -> None:
     condition = tally.condition
     _check_size(key, truth, condition)
-    truth = crop_to_multiple(truth, condition.degradation.scale)
-    rng = np.random.default_rng([seed, zlib.crc32(key.encode("utf-8"))])
-    degraded = degrade(truth, condition.degradation, rng)
+    truth, degraded = make_pair(key, truth, condition, seed=seed)
     outputs: list[Levels] = []
     for index, method in enumerate(tally.methods):
         if method.sha256 and not tally.images:
@@ -240,16 +270,41 @@ def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: b
         seconds = time.perf_counter() - started
         megapixels = truth.shape[0] * truth.shape[1] / 1e6
         tally.ms_per_megapixel[index].append(1000 * seconds / megapixels)
-    psnr = psnr_y if condition.colour == "y" else psnr_rgb
-    border_px = condition.border_px
+        if method.deviation is None:
+            continue
+        tally.weights_s.append(seconds)
+        started = time.perf_counter()
+        tally.deviations[index].append(method.deviation(degraded, outputs[-1]))
+        tally.guard_s.append(time.perf_counter() - started)
+    figures = [measure(condition, output, truth) for output in outputs]
     row = ImageRow(
         key=key,
-        psnr_db=tuple(psnr(output, truth, border_px=border_px) for output in outputs),
-        ssim=tuple(ssim_y(output, truth, border_px=border_px) for output in outputs),
+        psnr_db=tuple(psnr_db for psnr_db, _ in figures),
+        ssim=tuple(similarity for _, similarity in figures),
     )
     tally.images.append(row)
     if with_strip:
         tally.strips.append(_strip(tally, row, truth, outputs))
+
+
+def make_pair(
+    key: str, truth: Levels, condition: Condition, *, seed: int = 0
+) -> tuple[Levels, Levels]:
+    """The truth, cropped to a multiple of the scale, and what is left of it."""
+    truth = crop_to_multiple(truth, condition.degradation.scale)
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode("utf-8"))])
+    return truth, degrade(truth, condition.degradation, rng)
+
+
+def measure(condition: Condition, output: Levels, truth: Levels) -> tuple[float, float]:
+    """PSNR in dB and SSIM, by the convention of the condition."""
+    border_px = condition.border_px
+    if condition.gray_is_luma and truth.shape[2] == 1:
+        planes = (crop_border(pixels[:, :, 0], border_px) for pixels in (output, truth))
+        similarity = ssim(*planes, data_range=255.0)
+        return psnr_rgb(output, truth, border_px=border_px), similarity
+    psnr = psnr_y if condition.colour == "y" else psnr_rgb
+    return psnr(output, truth, border_px=border_px), ssim_y(output, truth, border_px=border_px)
 
 
 def _check_size(key: str, truth: Levels, condition: Condition) -> None:
@@ -296,6 +351,7 @@ def _result(tally: _Tally) -> ConditionResult:
                 None if method.name == "input" else statistics.median(tally.ms_per_megapixel[index])
             ),
             gain_db=_difference(psnr_db[index], psnr_db[0]),
+            deviation=max(tally.deviations[index], default=None),
         )
         for index, method in enumerate(tally.methods)
     )
@@ -320,13 +376,15 @@ def format_table(result: ConditionResult) -> str:
     best = max(row.psnr_db for row in result.methods)
     psnr = f"{result.psnr_name} dB"
     lines = [f"{'method':{width}}  {psnr:>11}  {'gain':>6}  {result.ssim_name:>6}  {'ms/MP':>7}"]
+    lines[0] += f"  {'guard':>5}"
     for index, row in enumerate(result.methods):
         gain = f"{row.gain_db:+.2f}" if index else ""
         cost = "" if row.ms_per_megapixel is None else f"{row.ms_per_megapixel:.1f}"
+        guard = "" if row.deviation is None else f"{row.deviation:.2f}"
         star = " *" if row.psnr_db == best else ""
         lines.append(
             f"{row.name:{width}}  {row.psnr_db:>11.2f}  {gain:>6}  {row.ssim:>6.4f}  "
-            f"{cost:>7}{star}"
+            f"{cost:>7}  {guard:>5}{star}"
         )
     return "\n".join(lines)
 
@@ -340,10 +398,16 @@ def conventions(evaluation: Evaluation, *, machine: str, seed: int) -> tuple[str
             "PSNR-Y, SSIM-Y: BT.601 luma (16..235), not rounded; when enlarging, a border of "
             "`scale` px is left out; sides are cropped to a multiple of the scale first."
         )
+    if any(result.label.startswith("JPEG") for result in evaluation.conditions):
+        lines.append("Under JPEG a gray image is luma already and is measured as it is.")
     if "PSNR-RGB" in names:
         lines.append("PSNR-RGB: over the three channels together, no border left out.")
     lines.append("SSIM: Gaussian window of 11 px, sigma 1.5 (Wang et al. 2004).")
     lines.append(f"The degraded image has 8 bits; chance comes from seed {seed} and the file name.")
+    lines.append(
+        "guard: the largest deviation of a result, above 1 is suspect (docs/bulk.md); it took"
+        f" {evaluation.guard_share:.1%} of the time of the weights."
+    )
     lines.append(f"ms/MP: median milliseconds for a megapixel of output on {machine}.")
     return tuple(lines)
 
@@ -473,6 +537,7 @@ def _json_condition(result: ConditionResult) -> dict[str, Any]:
                 "gain_db": _finite(row.gain_db),
                 "ssim": row.ssim,
                 "ms_per_megapixel": row.ms_per_megapixel,
+                "deviation": row.deviation,
             }
             for row in result.methods
         ],

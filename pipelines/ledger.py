@@ -31,7 +31,8 @@ PART_ROWS = 20_000
 Table = Any
 """A pyarrow.Table, which comes without types."""
 
-Status = Literal["ok", "failed", "skipped"]
+Status = Literal["ok", "suspect", "failed", "skipped"]
+"""`suspect`: enhanced and written as `ok` is, but too far from its source (see `guard`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class LedgerRow:
     output_height_px: int | None = None
     change_levels: float | None = None
     """Mean absolute difference between the result and its base, in levels of 255."""
+    deviation: float | None = None
+    """How far the result is from its source, as a share of what is allowed."""
     get_s: float = 0.0
     decode_s: float = 0.0
     network_s: float = 0.0
@@ -83,6 +86,7 @@ SCHEMA = pa.schema(
         pa.field("output_width_px", pa.int32()),
         pa.field("output_height_px", pa.int32()),
         pa.field("change_levels", pa.float32()),
+        pa.field("deviation", pa.float32()),
         pa.field("get_s", pa.float32(), nullable=False),
         pa.field("decode_s", pa.float32(), nullable=False),
         pa.field("network_s", pa.float32(), nullable=False),
@@ -220,7 +224,7 @@ class RecordedState:
     def status(
         self, key: str, etag: str, weights_sha256: str, settings_hash: str
     ) -> Literal["new", "done", "failed"]:
-        """`done`: ok or skipped before, from the same source, weights and settings."""
+        """`done`: ok, suspect or skipped before, from the same source, weights and settings."""
         key_hash = _hash64(key)
         index = bisect.bisect_left(self._keys, key_hash)
         if index == len(self._keys) or self._keys[index] != key_hash:

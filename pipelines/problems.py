@@ -15,6 +15,7 @@ from resnet_core.errors import (
     ConfigError,
     ImageTooLargeError,
     ResrayError,
+    SuspectResultError,
     UnsupportedImageError,
 )
 
@@ -98,6 +99,12 @@ _KINDS = (
         meaning="It is truncated or corrupt; send the whole file.",
     ),
     Kind(
+        slug="suspect",
+        status=422,
+        title="The result is too far from the image",
+        meaning="It was refused because of `guard=fail`; with `guard=mark` it is sent.",
+    ),
+    Kind(
         slug="internal",
         status=500,
         title="Something went wrong here",
@@ -176,6 +183,8 @@ def _slug(error: ResrayError) -> str:
             return "unsupported-image"
         case BrokenImageError():
             return "broken-image"
+        case SuspectResultError():
+            return "suspect"
         case ConfigError():
             return "bad-value"
         case _:

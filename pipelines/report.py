@@ -46,6 +46,8 @@ class Counts:
     """Objects by final state. `skipped` are no images, and what the listing passes over."""
 
     ok: int
+    suspect: int = 0
+    """Of those that are ok."""
     failed: int = 0
     skipped: int = 0
     done_before: int = 0
@@ -148,6 +150,15 @@ class FailedObject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuspectObject:
+    """A result that is too far from its source; `deviation` is a share of what is allowed."""
+
+    key: str
+    deviation: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureKind:
     """Failures whose reasons are alike. `example` is one of their reasons in full."""
 
@@ -222,6 +233,8 @@ class EnhanceReport:
     pairs_left_out: tuple[str, ...] = ()
     """What could not be shown as a pair, and why."""
     slowest: tuple[SlowObject, ...] = ()
+    suspect: tuple[SuspectObject, ...] = ()
+    """The worst first; they may be fewer than `counts.suspect`."""
     failed: tuple[FailedObject, ...] = ()
     failure_kinds: tuple[FailureKind, ...] = ()
     """The most frequent first; they may stand for fewer than all."""
@@ -243,6 +256,8 @@ class MethodRow:
     ms_per_megapixel: float | None
     gain_db: float
     """PSNR above the first row of the table."""
+    deviation: float | None = None
+    """The largest of the guard, of weights alone."""
     sha256: str | None = None
 
 

@@ -34,13 +34,15 @@ from pipelines.serve_docs import render_docs
 from pipelines.serve_page import page_file
 from pipelines.serve_settings import ServeSettings
 from resnet_core.errors import ResrayError, did_you_mean
+from resnet_core.guard import Guard
 from resnet_core.images import FORMATS, MetadataPolicy
 
 DEADLINE_HEADER = "X-Resray-Deadline"
 WEIGHTS_HEADER = "X-Resray-Weights"
 WEIGHTS_HASH_HEADER = "X-Resray-Weights-Sha256"
+DEVIATION_HEADER = "X-Resray-Deviation"
 REQUEST_ID_HEADER = "X-Request-Id"
-PARAMETERS = ("weights", "strength", "format", "quality", "metadata")
+PARAMETERS = ("weights", "strength", "format", "quality", "metadata", "guard")
 WRITTEN = [name.lower() for name, spec in FORMATS.items() if spec.writes]
 
 DESCRIPTION = """\
@@ -134,6 +136,9 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
         metadata: Annotated[
             MetadataPolicy, Query(description="keep EXIF and XMP, without the position, or not")
         ] = "keep",
+        guard: Annotated[
+            Guard, Query(description="send a result that is too far from the image, or refuse it")
+        ] = "mark",
         deadline_s: Annotated[
             float | None,
             Header(alias=DEADLINE_HEADER, description="seconds from the first byte, at most"),
@@ -146,6 +151,7 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
             format=format,
             quality=quality,
             metadata=metadata,
+            guard=guard,
             deadline_s=deadline_s,
         )
         record = _record(request)
@@ -221,6 +227,7 @@ def _image_response(answer: Answer, record: RequestRecord) -> Response:
     headers = {
         WEIGHTS_HEADER: _header_text(answer.weights.name),
         WEIGHTS_HASH_HEADER: answer.weights.sha256,
+        DEVIATION_HEADER: f"{answer.deviation.share:.3f}",
         "Server-Timing": record.server_timing,
         **_NO_STORE,
     }

@@ -23,6 +23,7 @@ from pipelines.report import (
     ReportPair,
     SlowObject,
     StageTimes,
+    SuspectObject,
     Timeline,
     WeightsCard,
 )
@@ -33,6 +34,7 @@ NUM_PAIRS = 6
 """By chance, beside the most and the least changed ones."""
 NUM_EXTREMES = 3
 NUM_SLOWEST = 10
+NUM_SUSPECT = 10
 MAX_FAILED = 200
 MAX_REASON_CHARACTERS = 300
 MAX_FAILURE_KINDS = 100
@@ -157,7 +159,7 @@ class _Ranking:
 
 
 class _PairChoice:
-    """The objects to show: the most and the least changed, and some others by chance.
+    """The objects to show: suspect, the most and the least changed, and some others by chance.
 
     The chance is a hash of the key, so that the same objects are shown in whatever order they
     come, and each is as likely as any other.
@@ -167,7 +169,8 @@ class _PairChoice:
         self.left_out = 0
         self._most = _Ranking(NUM_EXTREMES, descending=True)
         self._least = _Ranking(NUM_EXTREMES)
-        self._by_chance = _Ranking(NUM_PAIRS + 2 * NUM_EXTREMES)
+        self._suspect = _Ranking(NUM_EXTREMES, descending=True)
+        self._by_chance = _Ranking(NUM_PAIRS + 3 * NUM_EXTREMES)
 
     def add(self, row: LedgerRow) -> None:
         if row.output_pixels > MAX_PAIR_PIXELS:
@@ -175,7 +178,9 @@ class _PairChoice:
             return
         digest = hashlib.blake2b(row.key.encode("utf-8", "surrogateescape"), digest_size=8)
         self._by_chance.add(digest.digest(), row)
-        if row.change_levels is not None:
+        if row.status == "suspect":
+            self._suspect.add((row.deviation or 0.0, row.key), row)
+        elif row.change_levels is not None:
             self._most.add((row.change_levels, row.key), row)
             self._least.add((row.change_levels, row.key), row)
 
@@ -184,12 +189,18 @@ class _PairChoice:
 
         Few objects are one group without a title.
         """
+        suspect = self._suspect.rows
+        first = [("Suspect", suspect)] if suspect else []
+        suspects = {row.key for row in suspect}
         most, least = self._most.rows, self._least.rows
-        taken = {row.key for row in (*most, *least)}
-        if len(taken) < 2 * NUM_EXTREMES:
-            return [("", self._by_chance.rows[:NUM_PAIRS])]
+        extremes = {row.key for row in (*most, *least)}
+        are_few = len(extremes) < 2 * NUM_EXTREMES
+        taken = suspects if are_few else suspects | extremes
         others = [row for row in self._by_chance.rows if row.key not in taken][:NUM_PAIRS]
+        if are_few:
+            return [*first, ("Others" if suspect else "", others)]
         return [
+            *first,
             ("Most changed", most),
             ("Least changed", least),
             ("Others, chosen by chance", others),
@@ -275,6 +286,8 @@ class RunSummary:
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ok: int = 0
+    """Enhanced, the suspect ones too."""
+    suspect: int = 0
     failed: int = 0
     skipped: int = 0
     finished_bytes: int = 0
@@ -292,6 +305,7 @@ class RunSummary:
         self._sizes = HistogramCounter(MEGAPIXEL_EDGES)
         self._changes = HistogramCounter(LEVEL_EDGES)
         self._slowest = _Ranking(NUM_SLOWEST, descending=True)
+        self._suspects = _Ranking(NUM_SUSPECT, descending=True)
         self._pairs = _PairChoice()
         self._failure_kinds = _FailureKinds()
 
@@ -304,10 +318,22 @@ class RunSummary:
         """Seconds of work for each stage, summed over all workers."""
         return {name: stage.total_s for name, stage in self._stages.items()}
 
+    @property
+    def suspects(self) -> tuple[SuspectObject, ...]:
+        """The worst first."""
+        return tuple(
+            SuspectObject(key=row.key, deviation=row.deviation or 0.0, reason=row.reason or "")
+            for row in self._suspects.rows
+        )
+
     def add(self, row: LedgerRow) -> None:
         self.finished_bytes += row.source_bytes
         match row.status:
             case "ok":
+                self._add_ok(row)
+            case "suspect":
+                self.suspect += 1
+                self._suspects.add((row.deviation or 0.0, row.key), row)
                 self._add_ok(row)
             case "failed":
                 self._add_failed(row)
@@ -378,7 +404,11 @@ class RunSummary:
             started_at=self.started_at,
             duration_s=duration_s,
             counts=Counts(
-                ok=self.ok, failed=self.failed, skipped=self.skipped, done_before=done_before
+                ok=self.ok,
+                suspect=self.suspect,
+                failed=self.failed,
+                skipped=self.skipped,
+                done_before=done_before,
             ),
             weights=weights,
             settings=tuple(settings),
@@ -401,6 +431,7 @@ class RunSummary:
                 )
                 for row in self._slowest.rows
             ),
+            suspect=self.suspects,
             failed=tuple(self.failures),
             failure_kinds=self._failure_kinds.most_frequent(),
             estimate=estimate,

@@ -1,9 +1,12 @@
-"""`resray weights`: what the package holds, and the card of one file."""
+"""`resray weights`: what the package holds, and the cards of files."""
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
+from pipelines.model_card import model_card
 from resnet_core.degradation import describe
+from resnet_core.errors import DataError
 from resnet_core.weights import Weights, load_weights, packaged_weights
 
 
@@ -13,16 +16,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="names, tasks and sizes of the weights in the package")
     show = actions.add_parser("show", help="the card of one: task, data, licence, figures")
     show.add_argument("name", metavar="NAME|PATH", help="name in the package, or a file")
+    cards = actions.add_parser("cards", help="write DIR/NAME.md, a model card, for each")
+    cards.add_argument("folder", metavar="DIR", type=Path, help="where the cards go")
+    cards.add_argument(
+        "names", metavar="NAME|PATH", nargs="*", help="which (default: all of the package)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the card; the exit status."""
     if args.action == "list":
         lines = list_lines([load_weights(name) for name in packaged_weights()])
-    else:
+    elif args.action == "show":
         lines = card_lines(load_weights(args.name))
+    else:
+        names = args.names or packaged_weights()
+        lines = [str(write_card(args.folder, load_weights(name))) for name in names]
     print(*lines, sep="\n")
     return 0
+
+
+def write_card(folder: Path, weights: Weights) -> Path:
+    """Its model card, as a file. DataError where it can't be written."""
+    path = folder / f"{weights.name}.md"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(model_card(weights), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror})") from error
+    return path
 
 
 def list_lines(weights: list[Weights]) -> Iterator[str]:

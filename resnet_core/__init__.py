@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ImageError,
         ImageTooLargeError,
         ResrayError,
+        SuspectResultError,
         UnsupportedImageError,
         WeightsError,
     )
@@ -47,6 +48,7 @@ __all__ = [
     "NetworkConfig",
     "ResidualNetwork",
     "ResrayError",
+    "SuspectResultError",
     "UnsupportedImageError",
     "Weights",
     "WeightsError",

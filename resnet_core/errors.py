@@ -4,7 +4,8 @@ ResrayError
 ├── ImageError               one image can't be taken; the others go on
 │   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
 │   ├── BrokenImageError         truncated or corrupt
-│   └── ImageTooLargeError       over --max-pixels or --max-bytes
+│   ├── ImageTooLargeError       over --max-pixels or --max-bytes
+│   └── SuspectResultError       its result is too far from it (--guard)
 ├── WeightsError             a weights file is missing, damaged or of another kind
 ├── ConfigError              a setting has a value that can't be
 └── DataError                a folder or a store can't be read or written
@@ -32,6 +33,10 @@ class BrokenImageError(ImageError):
 
 class ImageTooLargeError(ImageError):
     """The image is over a limit on pixels or bytes."""
+
+
+class SuspectResultError(ImageError):
+    """The result is too far from the image that it was made from."""
 
 
 class WeightsError(ResrayError):

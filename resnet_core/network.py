@@ -194,6 +194,12 @@ class ResidualNetwork(nn.Module):
         """Trained numbers of this form of the network; the training form has more."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def macs_per_output_pixel(self) -> float:
+        """Multiply-adds of all convolutions, of the folded form, for one pixel of the output."""
+        kernels = (part.direct.numel() for part in self.modules() if isinstance(part, FoldableConv))
+        return sum(kernels) / (self.config.scale * self.config.unshuffle) ** 2
+
 
 def bicubic_base(x: Tensor, scale: int) -> Tensor:
     """Bicubic enlargement (Keys 1981, a = -0.5), float (N, C, H, W) -> (N, C, s*H, s*W).

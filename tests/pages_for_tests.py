@@ -25,6 +25,7 @@ from pipelines.report import (
     ReportPair,
     SlowObject,
     StageTimes,
+    SuspectObject,
     Timeline,
     WeightsCard,
 )
@@ -86,7 +87,7 @@ def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
         destination=f"out/{name}",
         started_at=WHEN,
         duration_s=75.0,
-        counts=Counts(ok=1204, failed=3, skipped=20, done_before=77),
+        counts=Counts(ok=1204, suspect=2, failed=3, skipped=20, done_before=77),
         weights=WeightsCard(name=name, sha256="ab" * 32, task="sr-x2", scale=2, licence=name),
         settings=(("strength", "1.0"), (name, name)),
         machine=name,
@@ -122,6 +123,7 @@ def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
         ),
         pairs_left_out=(f"2 very large results {name}",),
         slowest=(SlowObject(key=name, seconds=9.0, width=40, height=24),),
+        suspect=(SuspectObject(key=name, deviation=1.5, reason=name),),
         failed=(FailedObject(key=name, reason=name),),
         failure_kinds=(FailureKind(example=name, count=2),),
         estimate=Estimate(
@@ -152,6 +154,7 @@ def evaluate_report(name: str = "cat.png") -> EvaluateReport:
             ssim=0.95,
             ms_per_megapixel=300.0,
             gain_db=3.5,
+            deviation=0.37,
             sha256="cd" * 32,
         ),
     )

@@ -8,8 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from skimage.restoration import denoise_nl_means
 
-from resnet_core.classical import CLASSICAL, bicubic, bilateral, lanczos, median, unsharp_mask
+from resnet_core import classical
+from resnet_core.classical import (
+    CLASSICAL,
+    bicubic,
+    bilateral,
+    lanczos,
+    median,
+    noise_sigma_levels,
+    non_local_means,
+    unsharp_mask,
+)
 from resnet_core.degradation import degrade
 from resnet_core.metrics import psnr_rgb
 from resnet_core.standard_degradations import gaussian_noise
@@ -91,7 +102,7 @@ def test_median_takes_single_pixels_away() -> None:
     assert psnr_rgb(median(specked, 1), target) > psnr_rgb(specked, target) + 3
 
 
-@pytest.mark.parametrize("method", [median, bilateral])
+@pytest.mark.parametrize("method", [median, bilateral, non_local_means])
 def test_noise_is_reduced(method: Any) -> None:
     target = picture()
     noisy = degrade(target, gaussian_noise(25), np.random.default_rng(0))
@@ -115,8 +126,43 @@ def test_bilateral_agrees_with_its_definition() -> None:
     np.testing.assert_allclose(bilateral(image, 1)[4, 2], expected, atol=0.51)
 
 
+@pytest.mark.parametrize("sigma", [5, 15, 25, 50])
+def test_noise_is_estimated_from_the_picture(sigma: int) -> None:
+    noisy = degrade(picture(128, 128), gaussian_noise(sigma), np.random.default_rng(0))
+    # What is cut off at black and white is missing in the estimate.
+    assert noise_sigma_levels(noisy) == pytest.approx(sigma, rel=0.15)
+    assert noise_sigma_levels(np.full((9, 9, 3), 50, np.uint8)) == 0
+
+
+@pytest.mark.parametrize(("sigma", "patch_px", "steepness"), [(15, 3, 0.55), (50, 5, 0.4)])
+def test_non_local_means_agree_with_scikit_image(
+    sigma: int, patch_px: int, steepness: float
+) -> None:
+    target = picture(64, 64)
+    noisy = degrade(target, gaussian_noise(sigma), np.random.default_rng(0))
+    known = sigma / 255
+    other = denoise_nl_means(
+        noisy / 255,
+        patch_size=patch_px,
+        patch_distance=10,
+        h=steepness * known,
+        sigma=known,
+        fast_mode=True,
+        channel_axis=-1,
+    )
+    theirs = psnr_rgb(np.rint(np.clip(other, 0, 1) * 255).astype(np.uint8), target)
+    assert psnr_rgb(non_local_means(noisy, 1), target) > theirs - 0.5
+
+
 def test_strips_join_without_a_seam() -> None:
     image = picture(150, 20)
     whole = bilateral(image, 1)
     part = bilateral(image[40:110], 1)
     np.testing.assert_array_equal(whole[50:100], part[10:60])
+
+
+def test_non_local_strips_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = degrade(picture(150, 24), gaussian_noise(20), np.random.default_rng(0))
+    strips = non_local_means(noisy, 1, radius_px=3)
+    monkeypatch.setattr(classical, "_STRIP_PX", 1000)
+    np.testing.assert_array_equal(strips, non_local_means(noisy, 1, radius_px=3))

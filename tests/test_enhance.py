@@ -365,6 +365,31 @@ def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> N
     assert_whole(folders)
 
 
+def test_closing_lines_tell_what_is_suspect() -> None:
+    summary = RunSummary()
+    for key, deviation in (("a.png", 1.2), ("b.png", 3.0), ("c.png", 0.4)):
+        summary.add(
+            LedgerRow(
+                key=key,
+                status="suspect" if deviation > 1 else "ok",
+                reason="it drifted" if deviation > 1 else None,
+                deviation=deviation,
+                source_etag="1",
+                source_bytes=1,
+                weights_sha256="w",
+                settings_hash="s",
+            )
+        )
+    lines = closing_lines(
+        summary, duration_s=2.0, work_s=0.0, done_before=0, failed_before=0, estimate=None
+    )
+    assert list(lines) == [
+        "3 enhanced, 2 of them suspect in 2.0 s",
+        "  suspect: b.png: it drifted",
+        "  suspect: a.png: it drifted",
+    ]
+
+
 def test_closing_lines_tell_counts_failures_and_what_to_do() -> None:
     summary = RunSummary()
     for number in range(25):

@@ -44,6 +44,14 @@ class Doubler:
         return Enhanced(image=better, change_levels=1.5, network_s=0.25)
 
 
+class Blackener(Doubler):
+    """A network that failed: nothing is left of the picture."""
+
+    def enhance_measured(self, image: Image) -> Enhanced:
+        found = super().enhance_measured(image)
+        return replace(found, image=replace(found.image, pixels=np.zeros_like(found.image.pixels)))
+
+
 def double(samples: Any) -> Any:
     return np.ascontiguousarray(samples.repeat(2, 0).repeat(2, 1))
 
@@ -126,10 +134,44 @@ def test_a_good_image_is_written_under_its_key_and_its_row_tells_all() -> None:
     assert (row.source_bytes, row.output_bytes) == (len(data), len(written["sub/a.png"]))
     assert (row.source_etag, row.weights_sha256) == ("as read", "f" * 64)
     assert row.change_levels == 1.5
+    assert row.deviation is not None
+    assert row.deviation < 1
     assert row.settings_hash == SETTINGS.hash
     assert min(row.get_s, row.decode_s, row.network_s, row.encode_s, row.put_s) > 0
     result = np.asarray(reopened(written["sub/a.png"]))
     np.testing.assert_array_equal(result, double(np.asarray(reopened(data))))
+
+
+def test_a_result_that_is_another_picture_is_suspect_and_written() -> None:
+    row, written = enhance("a.png", png(), Blackener())
+    assert row.status == "suspect"
+    assert row.deviation is not None
+    assert row.deviation > 1
+    assert "the mean colour of" in (row.reason or "")
+    assert list(written) == [row.out_key]
+
+
+def test_guard_fail_refuses_it() -> None:
+    row, written = enhance("a.png", png(), Blackener(), guard="fail")
+    assert row.status == "failed"
+    assert (row.reason or "").startswith("the result is suspect: the mean colour of")
+    assert (row.reason or "").endswith("(--guard)")
+    assert (row.out_key, row.deviation, written) == (None, None, {})
+    good, written = enhance("a.png", png(), guard="fail")
+    assert (good.status, list(written)) == ("ok", ["a.png"])
+
+
+def test_the_guard_knows_what_super_resolution_may_not_do() -> None:
+    class Shifter(Doubler):
+        def enhance_measured(self, image: Image) -> Enhanced:
+            found = super().enhance_measured(image)
+            return replace(
+                found, image=replace(found.image, pixels=np.roll(found.image.pixels, 2, axis=1))
+            )
+
+    data = saved(pillow(noise(48, 48, 3)), "PNG")
+    assert enhance("a.png", data, Shifter(), weights_task="photo-x2")[0].status == "ok"
+    assert enhance("a.png", data, Shifter(), weights_task="sr-x2")[0].status == "suspect"
 
 
 def test_a_result_says_where_it_comes_from() -> None:
@@ -300,7 +342,9 @@ def test_the_settings_hash_knows_what_changes_results_and_nothing_else() -> None
     ]
     hashes = {replace(SETTINGS, **change).hash for change in decisive} | {SETTINGS.hash}
     assert len(hashes) == len(decisive) + 1
-    same = replace(SETTINGS, tile_px=64, max_pixels=1, max_bytes=1, weights_name="other")
+    same = replace(
+        SETTINGS, tile_px=64, max_pixels=1, max_bytes=1, weights_name="other", guard="fail"
+    )
     assert same.hash == SETTINGS.hash
 
 

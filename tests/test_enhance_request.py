@@ -27,7 +27,7 @@ from pipelines.problems import ProblemError
 from pipelines.request_record import RequestRecord
 from pipelines.serve_settings import ServeSettings
 from resnet_core.enhancer import Enhanced
-from resnet_core.errors import ConfigError, ImageTooLargeError
+from resnet_core.errors import ConfigError, ImageTooLargeError, SuspectResultError
 from resnet_core.images import Image
 
 PICTURE = saved(pillow(noise(10, 14, 3)), "PNG")
@@ -47,6 +47,8 @@ class Doubler:
     """Each pixel twice in each direction, after what the test wants to happen."""
 
     before: Behaviour = at_once
+    is_broken: bool = False
+    """Nothing is left of the picture."""
     asked: list[tuple[str, float]] = field(default_factory=list)
     cancelled: int = 0
 
@@ -61,7 +63,7 @@ class Doubler:
             self.cancelled += 1
             raise
         pixels = np.ascontiguousarray(image.pixels.repeat(2, 0).repeat(2, 1))
-        better = replace(image, pixels=pixels)
+        better = replace(image, pixels=pixels * (not self.is_broken))
         return Enhanced(image=better, change_levels=1.0, network_s=0.0)
 
 
@@ -129,6 +131,16 @@ def test_an_answer_has_what_was_asked_for_and_its_record_the_course(catalogue: C
     assert (record.source_format, record.output_format) == ("PNG", "BMP")
     assert (record.source_pixels, record.output_pixels) == (140, 560)
     assert list(record.stage_s) == ["decode", "network", "queue", "encode"]
+
+
+def test_a_result_that_is_another_picture_is_sent_with_its_figure_or_refused(
+    catalogue: Catalogue,
+) -> None:
+    assert not asyncio.run(Desk(catalogue, Doubler()).ask(guard="fail")).deviation.is_suspect
+    desk = Desk(catalogue, Doubler(is_broken=True))
+    assert asyncio.run(desk.ask()).deviation.share > 1
+    with pytest.raises(SuspectResultError, match="the mean colour of"):
+        asyncio.run(desk.ask(guard="fail"))
 
 
 def test_a_network_that_is_late_is_dropped_with_504(catalogue: Catalogue) -> None:

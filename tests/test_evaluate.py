@@ -25,9 +25,9 @@ from resnet_core.classical import CLASSICAL
 from resnet_core.degradation import degrade
 from resnet_core.enhancer import EnhanceSettings
 from resnet_core.errors import ConfigError, DataError, WeightsError
-from resnet_core.metrics import psnr_y, ssim_y
+from resnet_core.metrics import psnr_rgb, psnr_y, ssim, ssim_y
 from resnet_core.network import NetworkConfig, ResidualNetwork
-from resnet_core.standard_degradations import standard_degradation
+from resnet_core.standard_degradations import jpeg, standard_degradation
 from resnet_core.weights import Weights, WeightsMetadata, load_weights, save_weights
 
 
@@ -173,6 +173,27 @@ def test_photo_task_is_measured_under_its_own_degradation() -> None:
     assert condition.border_px == 2
 
 
+def test_a_gray_image_under_jpeg_is_measured_as_it_is(tmp_path: Path, folder: Path) -> None:
+    weights = load_weights(str(weights_file(tmp_path, "dejpeg")))
+    (folder / "a.png").unlink()
+    results = evaluated(folder, weights, limit=1).conditions
+    truth = picture(53, 45, 1)
+    for result, quality in zip(results, JPEG_QUALITIES, strict=True):
+        worn = degrade(truth, jpeg(quality), np.random.default_rng(0))
+        assert result.methods[0].psnr_db == pytest.approx(psnr_rgb(worn, truth))
+        expected = ssim(worn[:, :, 0], truth[:, :, 0], data_range=255)
+        assert result.methods[0].ssim == pytest.approx(expected)
+
+
+def test_the_guard_looks_at_weights_and_at_nothing_else(folder: Path, sr_x2: Weights) -> None:
+    evaluation = evaluated(folder, sr_x2, strength=0.0)
+    (result,) = evaluation.conditions
+    assert [row.deviation is None for row in result.methods] == [True, True, True, False]
+    assert 0 < (result.methods[-1].deviation or 0) < 1
+    assert evaluation.guard_share > 0
+    assert f"{result.methods[-1].deviation:.2f}" in format_table(result).splitlines()[-1]
+
+
 def test_noise_depends_on_seed_and_name_alone(tmp_path: Path, folder: Path) -> None:
     weights = load_weights(str(weights_file(tmp_path, "denoise")))
     everything = evaluated(folder, weights).conditions[0].images
@@ -225,7 +246,14 @@ def test_command_prints_and_writes_json_and_page(
         assert f"{row['psnr_db']:.2f}" in printed
         assert f"{row['psnr_db']:.2f}" in page.read_text()
     HTMLParser().feed(page.read_text())
-    for told in ("PSNR-Y", "Means over 2 images", "border of `scale` px", "threads", str(page)):
+    for told in (
+        "guard: the largest",
+        "PSNR-Y",
+        "Means over 2 images",
+        "border of `scale` px",
+        "threads",
+        str(page),
+    ):
         assert told in printed
 
 

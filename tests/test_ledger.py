@@ -1,5 +1,6 @@
 """The ledger: one current row for each key, whole parts, and the memory of what is done."""
 
+import io
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_the_ledger_is_plain_parquet_for_any_reader(target: FolderStore) -> None
     table = pq.read_table(target.root / LEDGER_PREFIX)
     assert table.schema.names == SCHEMA.names
     assert table["status"].to_pylist() == ["ok"]
+
+
+def test_a_ledger_of_before_a_column_came_is_read_on(target: FolderStore) -> None:
+    old = rows_to_table([row(), row("b.png", status="failed")]).drop_columns(["deviation"])
+    buffer = io.BytesIO()
+    pq.write_table(old, buffer)
+    target.put(f"{LEDGER_PREFIX}000001-0-000000.parquet", buffer.getvalue())
+    with LedgerWriter(target) as writer:
+        writer.append(row("c.png", status="suspect", deviation=1.5))
+    state = current_state(target)
+    assert [state[key].deviation for key in ("a.png", "b.png", "c.png")] == [None, None, 1.5]
+    assert recorded(target).status("a.png", "1", "w", "s") == "done"
+    assert recorded(target).status("c.png", "1", "w", "s") == "done"
 
 
 def test_the_last_row_of_a_key_is_its_state(target: FolderStore) -> None:
@@ -174,7 +188,9 @@ def test_done_means_the_same_source_weights_and_settings(target: FolderStore) ->
 
 
 entries = st.tuples(
-    st.sampled_from("abcd"), st.sampled_from("12"), st.sampled_from(["ok", "failed", "skipped"])
+    st.sampled_from("abcd"),
+    st.sampled_from("12"),
+    st.sampled_from(["ok", "suspect", "failed", "skipped"]),
 )
 
 

@@ -144,3 +144,12 @@ def test_any_size_from_one_pixel_goes_through(height: int, width: int, unshuffle
 def test_a_bad_configuration_is_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         NetworkConfig(**fields)  # pyright: ignore[reportArgumentType]
+
+
+def test_multiply_adds_are_counted_for_an_output_pixel() -> None:
+    found = ResidualNetwork(NetworkConfig(scale=2, num_blocks=3, channels=16, expansion=2))
+    kernels = 9 * (3 * 16 + 3 * 2 * 16 * 16 + 16 * 12)
+    assert found.macs_per_output_pixel == kernels / 4
+    assert fold(found).macs_per_output_pixel == kernels / 4
+    same = ResidualNetwork(NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=2))
+    assert same.macs_per_output_pixel == 9 * (12 * 16 + 2 * 16 * 16 + 16 * 12) / 4

@@ -10,6 +10,7 @@ from resnet_core.errors import (
     ConfigError,
     DataError,
     ImageTooLargeError,
+    SuspectResultError,
     UnsupportedImageError,
 )
 
@@ -31,6 +32,7 @@ def test_a_problem_is_a_document_of_rfc_9457() -> None:
         (ImageTooLargeError("9 MB are over (--max-bytes)"), "too-large", 413, "9 MB are over"),
         (UnsupportedImageError("found HTML"), "unsupported-image", 415, "found HTML"),
         (BrokenImageError("PNG is\ntruncated"), "broken-image", 422, "PNG is truncated"),
+        (SuspectResultError("it drifted (--guard)"), "suspect", 422, "it drifted"),
         (ConfigError("--quality: found 0"), "bad-value", 422, "quality: found 0"),
         (ProblemError("slow-body", "too slow"), "slow-body", 408, "too slow"),
     ],

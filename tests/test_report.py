@@ -49,6 +49,9 @@ def test_enhance_page_tells_what_happened() -> None:
         "changed by 1.8 levels",
         "2 very large results",
         "2 more are in the ledger",
+        "Suspect: 2",
+        "cat.jpg1.50",
+        "1 more are in the ledger",
         "2026-05-04 10:30 UTC",
     ):
         assert told in text.replace("\xa0", " ")
@@ -56,7 +59,15 @@ def test_enhance_page_tells_what_happened() -> None:
 
 def test_evaluate_page_tells_the_figures() -> None:
     text = " ".join(Page(render_evaluate_report(evaluate_report())).text.split())
-    for told in ("33.50", "+3.50", "0.9500", "PSNR-Y dB", "Quality against time", "image by image"):
+    for told in (
+        "33.50",
+        "+3.50",
+        "0.9500",
+        "0.37",
+        "PSNR-Y dB",
+        "Quality against time",
+        "image by image",
+    ):
         assert told in text
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class LocalNetwork:
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
+        self.is_broken = False
+        """Nothing is left of the picture."""
 
     async def enhance(
         self, weights: ServedWeights, image: Image, *, strength: float, left_s: float
@@ -52,7 +55,11 @@ class LocalNetwork:
         assert left_s > 0
         if self.fault is not None:
             raise self.fault
-        return Enhancer(load_model(weights.model_id)).enhance_measured(image, strength=strength)
+        found = Enhancer(load_model(weights.model_id)).enhance_measured(image, strength=strength)
+        if self.is_broken:
+            black = np.zeros_like(found.image.pixels)
+            return replace(found, image=replace(found.image, pixels=black))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +173,21 @@ def test_headers_tell_the_weights_and_the_time(site: Site, catalogue: Catalogue)
     assert reply.headers["cache-control"] == "no-store"
     assert reply.headers["content-type"] == "image/png"
     assert len(reply.headers["x-request-id"]) == 32
+
+
+def test_a_result_that_is_another_picture_is_marked_or_refused(site: Site) -> None:
+    good = site.ask("POST", enhance_path(strength=0, guard="fail"), still("PNG"))
+    assert good.status_code == 200
+    assert 0 < float(good.headers["x-resray-deviation"]) < 1
+    site.network.is_broken = True
+    marked = site.ask("POST", enhance_path(), still("PNG"))
+    assert marked.status_code == 200
+    assert float(marked.headers["x-resray-deviation"]) > 1
+    refused = site.ask("POST", enhance_path(guard="fail"), still("PNG"))
+    assert refused.status_code == 422
+    assert refused.json()["type"] == "/docs#suspect"
+    assert refused.json()["detail"].startswith("the result is suspect: ")
+    assert "--guard" not in refused.text
 
 
 def test_strength_0_is_the_enlargement_alone(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipelines.summary import (
     NUM_EXTREMES,
     NUM_PAIRS,
     NUM_SLOWEST,
+    NUM_SUSPECT,
     SECOND_EDGES,
     SHOWN_FAILURE_KINDS,
     HistogramCounter,
@@ -196,6 +198,26 @@ def test_most_and_least_changed_are_the_true_extremes(changes: list[float], orde
     assert [row.change_levels for row in most] == levels[::-1][:NUM_EXTREMES]
     keys = [row.key for row in (*most, *least, *others)]
     assert len(keys) == len(set(keys)) == min(len(changes), 2 * NUM_EXTREMES + NUM_PAIRS)
+
+
+def test_the_suspect_ones_are_counted_ranked_and_shown_first(tmp_path: Path) -> None:
+    summary = RunSummary()
+    for number in range(3 * NUM_SUSPECT):
+        (tmp_path / f"{number:02d}").write_bytes(picture())
+        row = ok(f"{number:02d}", change=1.0)
+        if number % 2:
+            row = replace(row, status="suspect", reason="it drifted", deviation=1.0 + number)
+        summary.add(row)
+    report = make_report(summary, tmp_path)
+    assert (report.counts.ok, report.counts.suspect) == (3 * NUM_SUSPECT, 3 * NUM_SUSPECT // 2)
+    worst = [f"{number:02d}" for number in range(3 * NUM_SUSPECT - 1, 0, -2)]
+    assert [item.key for item in report.suspect] == worst[:NUM_SUSPECT]
+    assert report.suspect[0].reason == "it drifted"
+    groups = shown(report)
+    assert next(iter(groups)) == "Suspect"
+    assert groups["Suspect"] == worst[:NUM_EXTREMES]
+    keys = [key for group in groups.values() for key in group]
+    assert len(keys) == len(set(keys))
 
 
 def test_each_object_is_as_likely_to_be_shown() -> None:
