@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"more than the work itself takes (default: {RESERVE:g})",
     )
-    parser.add_argument("--price", type=float, metavar="P", help="of one worker for an hour")
+    parser.add_argument(
+        "--price", type=float, default=0.0, metavar="P", help="of one worker for an hour"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +64,18 @@ class Sizing:
     """Megapixels per second of one worker."""
     within_s: float
     reserve: float = RESERVE
+    price: float = 0.0
+    """Of one worker for an hour."""
 
     def __post_init__(self) -> None:
         for name in ("megapixels", "rate"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ConfigError(f"--{name}: expected more than 0, found {value:g}")
-        if not 0 <= self.reserve < math.inf:
-            raise ConfigError(f"--reserve: expected 0 or more, found {self.reserve:g}")
+        for name in ("reserve", "price"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"--{name}: expected 0 or more, found {value:g}")
 
     @property
     def work_s(self) -> float:
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         rate=args.rate,
         within_s=args.within,
         reserve=args.reserve,
+        price=args.price,
     )
     hours = sizing.work_s / 3600
     total = sizing.images * sizing.megapixels
@@ -100,6 +107,6 @@ def run(args: argparse.Namespace) -> int:
         f"{format_count(sizing.workers)} workers of {sizing.rate:g} megapixels/s end within"
         f" {format_duration(sizing.within_s)}; all take {format_figure(hours, 3)} worker-hours"
     )
-    if args.price is not None:
-        print(f"at {args.price:g} an hour for each: {format_figure(hours * args.price, 3)}")
+    if sizing.price:
+        print(f"at {sizing.price:g} an hour for each: {format_figure(hours * sizing.price, 3)}")
     return 0
