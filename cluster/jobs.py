@@ -1,6 +1,7 @@
 """Ray Jobs, at the address of a cluster's dashboard: one line for whatever goes wrong there."""
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -56,7 +57,7 @@ class Jobs:
         """How a job is now."""
         with self._told():
             found = self._client.get_job_info(job)
-        message = (found.message or "").strip().partition("\n")[0]
+        message = _first_line(found.message or "").partition(", last available logs")[0]
         return JobState(
             status=str(found.status),
             exit_status=found.driver_exit_code,
@@ -105,8 +106,13 @@ class Jobs:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient  # noqa: PLC0415  slow to import
 
-        with self._told():
-            client: Any = JobSubmissionClient(self.url)
+        for module in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
+        try:
+            with self._told():
+                client: Any = JobSubmissionClient(self.url)
+        except (LookupError, TypeError) as error:
+            raise DataError(f"{self.url}: what answers there is no dashboard of Ray") from error
         check_ray(client._server_ray_version, self.url)  # noqa: SLF001  its public one is the API's
         return client
 
@@ -130,7 +136,7 @@ def dashboard_url(address: str | None) -> str:
     fallback = f"http://127.0.0.1:{DASHBOARD_PORT}"
     inherited = [os.environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")]
     usable = (each for each in inherited if each.startswith(("http://", "https://")))
-    text = (address or next(usable, fallback)).rstrip("/")
+    text = address or next(usable, fallback)
     parts = urlsplit(text if "://" in text else f"http://{text}")
     try:
         port = parts.port
@@ -141,7 +147,7 @@ def dashboard_url(address: str | None) -> str:
             f"--address: expected the dashboard's, http://HOST:{DASHBOARD_PORT}, found {text!r}"
         )
     bare = "://" not in text and port is None
-    return parts.geturl() + (f":{DASHBOARD_PORT}" if bare else "")
+    return parts.geturl().rstrip("/") + (f":{DASHBOARD_PORT}" if bare else "")
 
 
 def check_ray(version: str, where: str) -> None:
@@ -165,5 +171,5 @@ def _check_answers(url: str) -> None:
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def _first_line(text: object) -> str:
+    return str(text).strip().partition("\n")[0]

@@ -4,17 +4,19 @@ As a script it is that process: it prints the dashboard's address when it is up,
 `add` and `kill` from its input, answers each with the number of nodes, and ends with its input.
 """
 
+import itertools
 import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 NODE_CPUS = 2
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(kw_only=True)
@@ -31,7 +33,7 @@ class TokenCluster:
         return self._tell("add")
 
     def kill_node(self) -> int:
-        """Of those that aren't the head, without a warning."""
+        """The oldest but for the head, without a warning."""
         return self._tell("kill")
 
     def _tell(self, word: str) -> int:
@@ -70,24 +72,34 @@ def token_cluster(environment: Mapping[str, str]) -> Generator[TokenCluster]:
 
 def serve_words() -> None:
     """What the process does."""
+    from ray._private.utils import write_ray_address  # noqa: PLC0415
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": NODE_CPUS, "include_dashboard": True, "dashboard_port": 0},
-    )
-    try:
-        for _ in range(2):
-            nodes.add_node(num_cpus=NODE_CPUS)
-        print(f"http://{nodes.head_node.address_info['webui_url']}", flush=True)
-        for line in sys.stdin:
-            if line.strip() == "add":
-                nodes.add_node(num_cpus=NODE_CPUS)
-            else:
-                nodes.remove_node(nodes.worker_nodes[-1], allow_graceful=False)
-            print(1 + len(nodes.worker_nodes), flush=True)
-    finally:
-        nodes.shutdown()
+    # Each has a folder of its own, as on machines: in one for all they would unpack the code of a
+    # job over each other. A short name, since sockets lie in it.
+    with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as folder:
+        places = (f"{folder}/{number}" for number in itertools.count())
+
+        def node() -> dict[str, Any]:
+            return {"num_cpus": NODE_CPUS, "temp_dir": next(places)}
+
+        head = node() | {"include_dashboard": True, "dashboard_port": 0}
+        # Jobs begin at the agent, whose usual port another Ray on this machine may have.
+        head["dashboard_agent_listen_port"] = None
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        # As `ray start` does: a job would otherwise take any Ray that runs on this machine.
+        write_ray_address(nodes.address, head["temp_dir"])
+        try:
+            workers = [nodes.add_node(**node()) for _ in range(2)]
+            print(f"http://{nodes.head_node.address_info['webui_url']}", flush=True)
+            for line in sys.stdin:
+                if line.strip() == "add":
+                    workers.append(nodes.add_node(**node()))
+                else:
+                    nodes.remove_node(workers.pop(0), allow_graceful=False)
+                print(1 + len(workers), flush=True)
+        finally:
+            nodes.shutdown()
 
 
 if __name__ == "__main__":
