@@ -20,6 +20,11 @@ LEAST_RAY = (2, 60)
 GONE_AFTER_S = 60.0
 """How long a dashboard may be away while a job is followed."""
 POLL_S = 0.5
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -106,8 +111,8 @@ class Jobs:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
         from ray.job_submission import JobSubmissionClient  # noqa: PLC0415  slow to import
 
-        for module in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
-            logging.getLogger(f"ray.{module}").setLevel(logging.ERROR)
+        for module in TALKATIVE:
+            logging.getLogger(module).setLevel(logging.ERROR)
         try:
             with self._told():
                 client: Any = JobSubmissionClient(self.url)

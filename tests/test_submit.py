@@ -224,7 +224,11 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     assert process.returncode == 2, out + errors
     assert "60 enhanced, 1 failed" in out
     assert "failed: broken.jpg: " in out
-    assert "failed, exit status 2" in errors
+    start_line, end_line = errors.splitlines()
+    assert start_line.endswith(f" at {nodes.url}")
+    assert end_line.endswith(
+        "failed, exit status 2: Job entrypoint command failed with exit code 2"
+    )
     statuses = places.statuses()
     assert statuses.pop("broken.jpg") == "failed"
     assert len(statuses) == 60
