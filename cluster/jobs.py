@@ -82,26 +82,28 @@ class Jobs:
         """
         written, state, heard_s = 0, self.state(job), time.monotonic()
         while True:
+            had_ended = state.has_ended
             try:
-                written = asyncio.run(self._tail(job, write, written))
-                if state.has_ended:
-                    return state
+                written, is_whole = asyncio.run(self._tail(job, write, written))
                 state, heard_s = self.state(job), time.monotonic()
+                if had_ended or (is_whole and state.has_ended):
+                    return state
             except DataError:
                 if time.monotonic() - heard_s > GONE_AFTER_S:
                     raise
             time.sleep(POLL_S)
 
-    async def _tail(self, job: str, write: Callable[[str], None], written: int) -> int:
-        """The log from character `written` on, as far as it comes; where it ended."""
-        seen = 0
+    async def _tail(self, job: str, write: Callable[[str], None], written: int) -> tuple[int, bool]:
+        """The log from character `written` on; where it ended, and whether that was its end."""
+        seen, is_whole = 0, False
         try:
             async for text in self._client.tail_job_logs(job):
                 write(text[max(written - seen, 0) :])
                 seen += len(text)
+            is_whole = True
         except Exception:  # noqa: BLE001  of many kinds; the state, asked next, tells if it matters
             await asyncio.sleep(POLL_S)
-        return max(written, seen)
+        return max(written, seen), is_whole
 
     def _connect(self) -> Any:
         _check_answers(self.url)

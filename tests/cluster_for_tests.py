@@ -58,8 +58,10 @@ def token_cluster(environment: Mapping[str, str]) -> Generator[TokenCluster]:
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
-            # A killed node is missed after 5 s instead of half a minute.
+            # A killed node is missed after some seconds instead of half a minute.
             "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "3",
             **environment,
         },
     )
