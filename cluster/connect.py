@@ -8,6 +8,7 @@ process, whatever ends the process.
 
 import logging
 import os
+import re
 import secrets
 import socket
 import sys
@@ -90,8 +91,23 @@ def _connect(address: str | None, *, verbose: bool) -> None:
                 ray.init(address=address, logging_level=level, log_to_driver=verbose)
     except Exception as error:  # Ray raises many kinds, bare ones too
         where = "can't start on this machine" if is_local else f"at {address} can't be reached"
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"Ray {where}: {reason}") from error
+        raise DataError(f"Ray {where}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Of a failed connection, on one line."""
+    text = str(error).strip()
+    versions = re.findall(r"^\s*(Ray|Python): (\S+)$", text, re.MULTILINE)
+    if not text.startswith("Version mismatch") or len(versions) != 4:
+        return text.partition("\n")[0]
+    theirs, ours = (
+        " with ".join(f"{name} {number}" for name, number in half)
+        for half in (versions[:2], versions[2:])
+    )
+    return (
+        f"it runs {theirs}, and this machine {ours}; install the same here, or let"
+        " `resray submit` run the command there"
+    )
 
 
 def _start_local(level: int, *, verbose: bool) -> None:

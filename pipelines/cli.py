@@ -15,8 +15,13 @@ from resnet_core.errors import ResrayError
 
 COMMANDS = {
     "enhance": ("pipelines.enhance", "make all images in a folder better, into another folder"),
+    "estimate": (
+        "pipelines.estimate",
+        "how many machines a bulk run needs by when, and what it costs",
+    ),
     "evaluate": ("pipelines.evaluate", "measure weights on a folder of images, beside old methods"),
     "serve": ("pipelines.serve", "serve weights over HTTP, with a page to try them"),
+    "submit": ("pipelines.submit", "run a command as a job on a Ray cluster, and follow it"),
     "train": ("pipelines.train", "train weights on the photographs of a folder or bucket"),
     "weights": ("pipelines.weights_command", "list the weights there are, or show the card of one"),
 }

@@ -1,14 +1,16 @@
 """The one place that connects to Ray: quiet, private, and gone afterwards."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import ray
+from ray._private.utils import check_version_info
 
-from cluster.connect import START_ATTEMPTS, ray_session
+from cluster.connect import START_ATTEMPTS, _reason, ray_session
 from resnet_core.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +51,18 @@ def test_an_address_that_does_not_answer_is_one_line_and_soon() -> None:
         ray_session(address="127.0.0.1:1"),
     ):
         pass
+
+
+def test_versions_that_differ_are_one_line() -> None:
+    metadata = {"ray_version": "2.44.1", "python_version": "3.9.2"}
+    with pytest.raises(RuntimeError) as failure:
+        check_version_info(metadata, "127.0.0.1")
+    here = platform.python_version()
+    assert _reason(failure.value) == (
+        f"it runs Ray 2.44.1 with Python 3.9.2, and this machine Ray {ray.__version__} with Python"
+        f" {here}; install the same here, or let `resray submit` run the command there"
+    )
+    assert _reason(OSError("refused\nat length")) == "refused"
 
 
 def test_a_start_that_fails_is_tried_again_and_then_one_line(
