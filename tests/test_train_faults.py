@@ -23,6 +23,7 @@ from object_store_for_tests import (
 )
 from photographs_for_tests import write_photographs
 from ray.cluster_utils import Cluster
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from training_for_tests import (
     SETS,
     assert_same_weights,
@@ -338,6 +339,9 @@ def test_from_bucket_to_bucket_while_the_store_fails(proxy: FaultProxy, tmp_path
     assert weights.metadata.figures["validation psnr_y_db"] == max(
         row["psnr_y_db"] for row in last.history
     )
+    # As the server of TensorBoard reads them.
+    logs = EventMultiplexer().AddRunsFromDirectory(f"{output}/tensorboard").Reload()
+    assert [event.step for event in logs.Tensors(".", "loss")] == [1, 2, 3, 4, 5, 6]
     keys = [info.key for info in runs.list_objects()]
     assert len([key for key in keys if key.startswith("x2/checkpoints/")]) <= 3
 

@@ -22,6 +22,7 @@ from cluster.connect import WORKER_ENVIRONMENT, ray_session
 from parts.end_to_end import photographs
 from parts.figures import Figure, median_ratio, table
 from pipelines import patch_stream, training_run
+from pipelines.checkpoints import Row
 from pipelines.data_engine import quieten
 from pipelines.photographs import PreparedData, open_prepared, prepare
 from pipelines.recipes import build_recipe
@@ -40,8 +41,6 @@ INTERVALS = WARM_UP + MEASURED
 MEMORY_INTERVAL = 60
 IN_MEMORY = 64
 """Batches of the plain loop, which come again."""
-
-Row = dict[str, float]
 
 
 def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
