@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,20 +224,15 @@ def test_a_node_that_joins_is_used_from_the_next_checkpoint_on_and_no_step_is_ta
 
     monkeypatch.setattr(training_run, "train_worker", worker)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
-
-    def join() -> None:
-        while not (tmp_path / "steps-0-of-1").exists():
-            time.sleep(0.1)
-        cluster.add_node(num_cpus=3)
-
-    thread = threading.Thread(target=join)
     try:
-        with ray_session(address=cluster.address):
+        with ray_session(address=cluster.address), ThreadPoolExecutor(1) as pool:
             data = prepare_four(tmp_path)
-            thread.start()
             job = small_job(data, tmp_path / "run", recipe=recipe, workers=(1, 2), threads=2)
-            last, ended = fit(job)
-            thread.join()
+            run = pool.submit(fit, job)
+            while not (tmp_path / "steps-0-of-1").exists() and not run.done():
+                time.sleep(0.1)
+            cluster.add_node(num_cpus=3)
+            last, ended = run.result()
     finally:
         cluster.shutdown()
     expected, losses = plain_loop(recipe, data)
