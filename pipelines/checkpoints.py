@@ -27,7 +27,8 @@ _NAME = re.compile(rf"{FOLDER}(\d+)-([0-9a-f]{{16}})\.safetensors")
 _HISTORY = "history"
 
 Row = dict[str, float]
-"""One validation: step, loss, psnr_y_db, ssim_y and what the steps before took."""
+"""One validation: step, loss, psnr_y_db, ssim_y, what the steps before took, and the starts until
+then."""
 
 
 @dataclass(frozen=True, kw_only=True)

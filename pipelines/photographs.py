@@ -10,21 +10,22 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import accumulate, chain
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-from numpy.typing import NDArray
 from ray.data import DataContext
 
 from pipelines.data_engine import data_context
 from pipelines.storage import ObjectInfo, Source, Store, StoreError
 from resnet_core.errors import BrokenImageError, DataError, ImageError
 from resnet_core.images import FORMATS, decode, round_to_8_bit
+from resnet_core.levels import Levels
 from resnet_core.patches import STEPS_A_GROUP, cut_patches
 
 MAX_BROKEN_SHARE = 0.05
@@ -35,13 +36,13 @@ SMALLEST_PART = 4
 MOST_PARTS = 1000
 MIXED_PATCHES = 8 * STEPS_A_GROUP
 """So many patches of a part, or those of one photograph, are in memory at once."""
-CUT_VERSION = 2
-"""Counts changes to what is cut from a photograph: older patches are then left alone."""
+CUT_VERSION = 3
+"""Counts changes to what is cut from a photograph, and to what is known of it: older patches are
+then left alone."""
 _SIDE_MULTIPLE = 12
 _INDEX = "data.json"
 _VALIDATION = "validation.parquet"
 
-Levels = NDArray[np.uint8]
 Picture = tuple[str, Levels]
 """The key of a photograph, and pixels of it: uint8 HWC RGB."""
 Tell = Callable[[str], None]
@@ -52,14 +53,20 @@ class PatchGroups(Sequence[Levels]):
     """Patches in groups, uint8 (N, patch_px, patch_px, 3) each, read when they are asked for."""
 
     store: Store
-    groups_in_parts: tuple[int, ...]
-    _ends: tuple[int, ...] = field(init=False, repr=False)
+    sizes_in_parts: tuple[tuple[int, ...], ...]
+    """The number of patches in each group of each part."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_ends", tuple(accumulate(self.groups_in_parts)))
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of patches in each group."""
+        return tuple(chain.from_iterable(self.sizes_in_parts))
+
+    @cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(accumulate(len(sizes) for sizes in self.sizes_in_parts))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self.sizes)
 
     @overload
     def __getitem__(self, index: int) -> Levels: ...
@@ -90,14 +97,18 @@ class PreparedData:
     """Side of a patch, pixels."""
     num_photographs: int
     """Photographs that could be read, without those held out."""
-    num_patches: int
-    groups_in_parts: tuple[int, ...]
+    sizes_in_parts: tuple[tuple[int, ...], ...]
+    """The number of patches in each group of each part."""
     broken: tuple[str, ...]
     """Key and reason of each photograph that couldn't be read."""
 
     @property
     def groups(self) -> PatchGroups:
-        return PatchGroups(store=self.store, groups_in_parts=self.groups_in_parts)
+        return PatchGroups(store=self.store, sizes_in_parts=self.sizes_in_parts)
+
+    @property
+    def num_patches(self) -> int:
+        return sum(map(sum, self.sizes_in_parts))
 
     def validation(self) -> list[Picture]:
         """Held-out crops, uint8 HWC RGB, sides multiples of every scale."""
@@ -109,25 +120,38 @@ class _Record:
     """What became of the photographs of one part."""
 
     photographs: int
-    patches: int
-    groups: int
+    sizes: tuple[int, ...]
+    """The number of patches in each group."""
     broken: tuple[str, ...]
 
 
-def find_photographs(source: Source) -> list[ObjectInfo]:
+def find_photographs(source: Source, tell: Tell) -> list[ObjectInfo]:
     """The image files of a folder or prefix, by key. DataError if there are none.
 
-    What the listing finds fault with is among them.
+    What the listing finds fault with is among them. How many links were passed over is told: they
+    may lead out of the folder, and to where a machine of the cluster sees something else.
     """
     suffixes = tuple(sorted(e for each in FORMATS.values() for e in each.extensions))
-    found = [
-        info
-        for info in source.list_objects()
-        if info.key.lower().endswith(suffixes) and (info.problem is None or info.is_error)
-    ]
+    found, passed = list[ObjectInfo](), list[ObjectInfo]()
+    for info in source.list_objects():
+        if info.problem is not None and not info.is_error:
+            # What ends with "/" only stands for a folder, in a bucket.
+            passed += [] if info.key.endswith("/") else [info]
+        elif info.key.lower().endswith(suffixes):
+            found.append(info)
     if not found:
-        raise DataError(f"{source.url}: no photographs in it (looked for {', '.join(suffixes)})")
+        looked = f"no photographs in it (looked for {', '.join(suffixes)})"
+        raise DataError(f"{source.url}: {looked}" + (f"; {_told(passed)}" if passed else ""))
+    if passed:
+        tell(f"{source.url}: {_told(passed)}")
     return found
+
+
+def _told(passed: Sequence[ObjectInfo]) -> str:
+    return (
+        f"{len(passed)} passed over, {passed[0].key}: {passed[0].problem}; give the folder that"
+        " holds the photographs themselves, or copies of them"
+    )
 
 
 def prepare(
@@ -139,12 +163,12 @@ def prepare(
     one, at most a hundred). A photograph that can't be read is skipped and named. Raises DataError
     if more than 5 % can't, if none is large enough for one patch, or if `cache` can't be written.
     """
-    photographs = find_photographs(data)
+    photographs = find_photographs(data, tell)
     if validation is None:
         held_out, apart = photographs[::VALIDATION_EVERY][:MOST_HELD_OUT], data
         out = {info.key for info in held_out}
     else:
-        held_out, apart = find_photographs(validation)[:MOST_HELD_OUT], validation
+        held_out, apart = find_photographs(validation, tell)[:MOST_HELD_OUT], validation
         # They may lie among the others: those are not trained on.
         root, below = (f"{place.url.rstrip('/')}/" for place in (data, validation))
         out = {info.key for info in photographs if f"{root}{info.key}".startswith(below)}
@@ -160,9 +184,15 @@ def prepare(
         tell(f"cutting {len(training)} photographs into patches of {patch_px} px, once")
         index = _cut(data, training, apart, held_out, store, patch_px=patch_px, tell=tell)
         store.put(_INDEX, json.dumps(index, indent=1).encode())
+    return open_prepared(store)
+
+
+def open_prepared(store: Store) -> PreparedData:
+    """What `prepare` has made in `store`."""
     index = json.loads(store.get(_INDEX).data)
-    lists = {name: tuple(index[name]) for name in ("groups_in_parts", "broken")}
-    return PreparedData(store=store, name=store.url.rsplit("/", 1)[-1], **index | lists)
+    index["sizes_in_parts"] = tuple(map(tuple, index["sizes_in_parts"]))
+    index["broken"] = tuple(index["broken"])
+    return PreparedData(store=store, name=store.url.rsplit("/", 1)[-1], **index)
 
 
 def _cut(
@@ -198,17 +228,15 @@ def _cut(
         _check_broken(broken, total)
         before, read = read, read + record.photographs + len(record.broken)
         if read // VALIDATION_EVERY > before // VALIDATION_EVERY:
-            patches = sum(each.patches for each in records.values())
+            patches = sum(sum(each.sizes) for each in records.values())
             tell(f"{read} of {len(training)} photographs, {patches} patches")
     in_order = [records[part] for part in sorted(records)]
-    patches = sum(record.patches for record in in_order)
-    if patches == 0:
+    if not any(record.sizes for record in in_order):
         raise DataError(f"no photograph is large enough for a patch of {patch_px} px")
     return {
         "patch_px": patch_px,
         "num_photographs": sum(record.photographs for record in in_order),
-        "num_patches": patches,
-        "groups_in_parts": [record.groups for record in in_order],
+        "sizes_in_parts": [record.sizes for record in in_order],
         "broken": broken,
     }
 
@@ -249,8 +277,7 @@ class _PartCutter:
 
     def _cut(self, part: int, photographs: Sequence[tuple[str, str]]) -> _Record:
         rng = np.random.default_rng(part)
-        waiting, broken = list[Picture](), list[str]()
-        groups = patches = 0
+        waiting, broken, sizes = list[Picture](), list[str](), list[int]()
         for number, (key, problem) in enumerate(photographs, start=1):
             try:
                 pixels = read_rgb(self.source, key, problem)
@@ -258,7 +285,6 @@ class _PartCutter:
             except ImageError as error:
                 broken.append(f"{key}: {error}")
                 cut = ()
-            patches += len(cut)
             waiting += [(key, patch) for patch in cut]
             is_last = number == len(photographs)
             if len(waiting) >= MIXED_PATCHES or is_last:
@@ -266,12 +292,11 @@ class _PartCutter:
                 kept = 0 if is_last else len(mixed) % STEPS_A_GROUP
                 waiting, mixed = mixed[:kept], mixed[kept:]
                 for group in _split(mixed):
-                    self.store.put(_group_name(part, groups), _pack(group))
-                    groups += 1
+                    self.store.put(_group_name(part, len(sizes)), _pack(group))
+                    sizes.append(len(group))
         return _Record(
             photographs=len(photographs) - len(broken),
-            patches=patches,
-            groups=groups,
+            sizes=tuple(sizes),
             broken=tuple(broken),
         )
 

@@ -408,7 +408,10 @@ def _load_start(text: str) -> Weights:
         except OSError as error:
             raise DataError(f"{text}: can't be read ({error})") from error
     else:
-        data = open_store(place).get(name).data
+        store = open_store(place)
+        if problem := store.info(name).problem:
+            raise DataError(f"{text}: {problem}")
+        data = store.get(name).data
     return parse_weights(text, data)
 
 

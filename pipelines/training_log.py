@@ -8,14 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipelines.storage import Store
+from resnet_core.levels import Levels
 
 FOLDER = "tensorboard/"
-
-Levels = NDArray[np.uint8]
 
 
 def write_events(

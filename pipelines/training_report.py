@@ -43,7 +43,7 @@ class TrainingReport:
     """Of the schedule."""
     history: Sequence[Mapping[str, float]]
     """One row for each validation, by step: step, loss, psnr_y_db, ssim_y, learning_rate, step_s,
-    data_wait_share, checkpoint_stall_share (both from 0 to 1)."""
+    data_wait_share, checkpoint_stall_share (both from 0 to 1), starts."""
     base_psnr_y_db: float
     """Of bicubic enlargement, or of the input where the size stays, on the same pictures."""
     base_ssim_y: float
@@ -75,6 +75,11 @@ class TrainingReport:
     def steps_done(self) -> int:
         return int(self.history[-1]["step"])
 
+    @property
+    def resumes(self) -> int:
+        """How often the run went on from a checkpoint."""
+        return int(self.history[-1].get("starts", 1)) - 1
+
 
 def render_training_report(report: TrainingReport) -> str:
     """The page as text."""
@@ -100,7 +105,7 @@ class _CameOut:
     base_psnr: str
     ssim: str
     base_ssim: str
-    duration_s: float
+    steps_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +135,7 @@ def _came_out(report: TrainingReport) -> _CameOut:
         base_psnr=_decibels(report.base_psnr_y_db),
         ssim=_ssim(_value(report.best, "ssim_y")),
         base_ssim=_ssim(report.base_ssim_y),
-        duration_s=max((report.finished_at - report.started_at).total_seconds(), 0.0),
+        steps_s=sum(step_s * count for step_s, count in _paces(report)),
     )
 
 
@@ -194,8 +199,7 @@ def _pace(report: TrainingReport) -> _Pace:
     heights = [
         [step_s * share for share in row] for (_, step_s), row in zip(points, shares, strict=True)
     ]
-    begins = [0.0, *(step for step, _ in points)]
-    lasted = [max(step - begin, 0.0) for (step, _), begin in zip(points, begins, strict=False)]
+    lasted = [count for _, count in _paces(report)]
     spent_s = [
         sum(height * steps for height, steps in zip(column, lasted, strict=True))
         for column in zip(*heights, strict=True)
@@ -232,6 +236,16 @@ def _pace(report: TrainingReport) -> _Pace:
             for (color, name), seconds in zip(PARTS_OF_A_STEP, spent_s, strict=False)
         ),
     )
+
+
+def _paces(report: TrainingReport) -> list[tuple[float, float]]:
+    """Seconds a step before each validation, and the number of these steps."""
+    points = _finite(report, "step_s")
+    begins = [0.0, *(step for step, _ in points)]
+    return [
+        (step_s, max(step - begin, 0.0))
+        for (step, step_s), begin in zip(points, begins, strict=False)
+    ]
 
 
 def _table_rows(report: TrainingReport) -> list[tuple[str, ...]]:

@@ -5,7 +5,8 @@
     Board          an actor that outlives them: progress, starts, and the reason of the end
 
 Workers that die are started again, by Ray Train, as many as there is room for between the bounds;
-they go on from the newest checkpoint that is whole. Errors that would come again end the run.
+they go on from the newest checkpoint that is whole. So do those that there is more room for, once
+they have one. Errors that would come again end the run.
 """
 
 import math
@@ -28,9 +29,7 @@ import ray.train.collective
 import ray.train.torch
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import WORKER_ENVIRONMENT
@@ -42,14 +41,17 @@ from pipelines.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from pipelines.elastic import LOOK_EVERY_S, ElasticTrainer
 from pipelines.patch_stream import Batch, Makers, stream
 from pipelines.photographs import Picture, PreparedData
 from pipelines.quantities import format_duration
 from pipelines.stopping import StopRules
 from pipelines.storage import Store
 from pipelines.training_log import write_events
+from resnet_core.chance import Use, generator
 from resnet_core.degradation import degrade
 from resnet_core.errors import ConfigError, DataError, ResrayError
+from resnet_core.levels import Levels
 from resnet_core.metrics import psnr_y, ssim_y
 from resnet_core.network import ResidualNetwork
 from resnet_core.patches import PatchSampler
@@ -66,8 +68,6 @@ CPU_MAKERS = Makers(count=2, cpus_each=0.0)
 """Where the workers have the CPUs: one that waits for a CPU of its own could wait without end."""
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
-
-Levels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,7 @@ class TrainingJob:
     def sampler(self) -> PatchSampler:
         return PatchSampler(
             groups=self.data.groups,
+            sizes=self.data.groups.sizes,
             patch_px=self.data.patch_px,
             degradation=self.recipe.degradation,
             input_px=self.recipe.input_px,
@@ -113,7 +114,8 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     workers die again and again from the same step, or with what else ends a run, and ConfigError if
     the run is beyond the recipe's steps already.
     """
-    begun = load_newest(job.output)
+    found = newest_checkpoint(job.output, print)
+    begun = found and found[1]
     if begun and begun.step > job.recipe.steps:
         raise ConfigError(
             f"{job.output.url} is at step {begun.step} already, beyond steps={job.recipe.steps}"
@@ -123,15 +125,19 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
         return begun, ended
     # Beside the driver: it must outlive every other machine.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(
+        job.output.url_of(found[0]) if found else "none"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = TorchTrainer(
+        trainer = ElasticTrainer(
             train_worker,
+            board=board,
             train_loop_config={"job": job, "board": board},
             scaling_config=ScalingConfig(
                 num_workers=job.workers if job.workers[0] < job.workers[1] else job.workers[0],
                 use_gpu=job.use_gpu,
                 resources_per_worker=job.worker_resources,
+                elastic_resize_monitor_interval_s=LOOK_EVERY_S,
             ),
             # What Ray Train writes by itself is of no use after the run.
             run_config=RunConfig(
@@ -178,7 +184,7 @@ def train_worker(config: dict[str, Any]) -> None:
         # It would come again: the run ends, and the other workers with it.
         _get(board.fail.remote(str(error)))
         raise
-    except _OtherWorkerError:
+    except (_OtherWorkerError, _RestartError):
         raise
     except Exception as error:
         _get(board.note.remote(_one_line(error)))
@@ -202,9 +208,8 @@ class _Worker:
             world_size=self._world_size,
         )
         self._saver = Saver()
-        self._last_key: str | None = None
-        """Of the newest checkpoint that is whole."""
         self._history: list[Row] = []
+        self._starts = 1
         self._losses: list[torch.Tensor] = []
         """Of this worker's share, since the last exchange."""
         self._scalars: list[tuple[int, dict[str, float]]] = []
@@ -233,6 +238,8 @@ class _Worker:
                     ended = rules.reason(self._history, time_is_up=time_is_up)
             if ended:
                 break
+            if validates:
+                self._restart_if_asked()
         self._saver.wait()
         if self._rank == 0:
             _get(self._board.end.remote(ended))
@@ -244,13 +251,22 @@ class _Worker:
             found = newest_checkpoint(self._job.output, self._board.tell.remote)
             key = found and found[0]
         # So that all go on from the same one, whatever is still being written.
-        self._last_key = key = ray.train.collective.broadcast_from_rank_zero(key)
+        key = ray.train.collective.broadcast_from_rank_zero(key)
         if key is not None:
             checkpoint = read_checkpoint(self._job.output, key)
             self._trainer.load_state(checkpoint.tensors)
             self._history = checkpoint.history
+            self._starts = 1 + int(checkpoint.history[-1].get("starts", 1))
         elif self._job.start is not None:
             self._trainer.start_from(self._job.start)
+
+    def _restart_if_asked(self) -> None:
+        """Ends here, behind a checkpoint, if there is room for another number of workers."""
+        asked = self._rank == 0 and _get(self._board.is_asked_to_restart.remote())
+        if asked:
+            self._saver.wait()
+        if ray.train.collective.broadcast_from_rank_zero(asked):
+            raise _RestartError
 
     def _batches(self, steps: range) -> Iterator[Batch]:
         return stream(
@@ -286,10 +302,8 @@ class _Worker:
             raise _OtherWorkerError
         indexes = range(self._rank, self._sampler.batch_size, self._world_size)
         keys = dict.fromkeys(self._key_of(step, index) for index in indexes)
-        last = self._last_key
         raise DataError(
-            f"{what} no number any more at step {step + 1}, with patches of {', '.join(keys)}; the"
-            f" last good checkpoint is {self._job.output.url_of(last) if last else 'none'}; a"
+            f"{what} no number any more at step {step + 1}, with patches of {', '.join(keys)}; a"
             " smaller --set learning_rate= may help, in another --output"
         )
 
@@ -319,6 +333,7 @@ class _Worker:
             "psnr_y_db": psnr_y_db,
             "ssim_y": ssim,
             "learning_rate": trainer.learning_rate(trainer.step_count - 1),
+            "starts": self._starts,
             **took,
         }
         self._history.append(row)
@@ -343,7 +358,8 @@ class _Worker:
         pictures = {f"validation {each.key}": each.compared for each in shown}
 
         def save() -> None:
-            self._last_key = save_checkpoint(output, checkpoint)
+            key = save_checkpoint(output, checkpoint)
+            self._board.saved.remote(output.url_of(key))
             write_events(output, events, pictures)
 
         self._saver.submit(save)
@@ -351,6 +367,10 @@ class _Worker:
 
 class _OtherWorkerError(Exception):
     """Another worker knows more."""
+
+
+class _RestartError(Exception):
+    """Nothing went wrong: there is room for another number of workers."""
 
 
 class _Clock:
@@ -435,7 +455,7 @@ def measure(
     scale = recipe.network.scale
     for index in range(len(pictures)) if indexes is None else indexes:
         key, target = pictures[index]
-        worn = degrade(target, recipe.degradation, np.random.default_rng((recipe.seed, index)))
+        worn = degrade(target, recipe.degradation, generator(Use.VALIDATION, recipe.seed, index))
         x = to_nchw(worn).to(device)
         with torch.inference_mode():
             base, output = (
@@ -455,10 +475,12 @@ def _middle(pixels: Levels) -> Levels:
 class Board:
     """Where the workers write how far they are, and the driver reads it: an actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_good: str = "none") -> None:
         self._began_s = time.monotonic()
         self._step = self._furthest = 0
         self._starts = self._workers = 0
+        self._is_asked_to_restart = False
+        self._last_good = last_good
         self._rows: list[Row] = []
         self._lines: list[str] = []
         self._note = "they gave no reason"
@@ -470,8 +492,10 @@ class Board:
         if self._step > self._furthest:
             # Who got so far died there: that counts.
             self._furthest, self._starts = self._step, 1
-        # More than before start because a machine joined, and not because one died.
-        self._starts += not 0 < self._workers < workers
+        self._starts += not self._is_asked_to_restart
+        self._is_asked_to_restart = False
+        if self._workers not in (0, workers):
+            self.tell(f"going on with {workers} workers, {self._workers} before")
         self._workers = workers
         if self._starts > MAX_STARTS:
             self._failed = self._failed or (
@@ -479,6 +503,13 @@ class Board:
                 f" {self._furthest}: {self._note}"
             )
         return self._failed is None
+
+    def ask_to_restart(self) -> None:
+        """There is room for another number of workers."""
+        self._is_asked_to_restart = True
+
+    def is_asked_to_restart(self) -> bool:
+        return self._is_asked_to_restart
 
     def elapsed_s(self) -> float:
         """Since the command began."""
@@ -497,6 +528,10 @@ class Board:
         """Take note of why a worker died, if it could tell."""
         self._note = reason
 
+    def saved(self, checkpoint: str) -> None:
+        """Take note of the newest checkpoint that is whole."""
+        self._last_good = checkpoint
+
     def fail(self, reason: str) -> None:
         """The run can't go on. The first reason counts."""
         self._failed = self._failed or reason
@@ -505,8 +540,9 @@ class Board:
         self._ended = reason
 
     def outcome(self) -> tuple[str | None, str | None]:
-        """Why the run ended, and why it failed."""
-        return self._ended, self._failed
+        """Why the run ended, and why it failed and what is left."""
+        failed = self._failed and f"{self._failed}; the last good checkpoint is {self._last_good}"
+        return self._ended, failed
 
     def take(self) -> tuple[int, list[Row], list[str]]:
         """The last step, and the rows and lines since the last call."""

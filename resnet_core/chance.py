@@ -1,11 +1,12 @@
 """Ranges and choices that chance decides: how they are checked, and how one is drawn.
 
-All draws come from the generator that is handed in. Checks raise ConfigError, which names the
-setting, what was expected and what was found.
+All draws come from the generator that is handed in; `generator` makes those of a training run.
+Checks raise ConfigError, which names the setting, what was expected and what was found.
 """
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,24 @@ Range = tuple[float, float]
 """Lowest and highest value."""
 
 _Choice = TypeVar("_Choice")
+
+
+class Use(IntEnum):
+    """What the draws of a run decide, each from generators of its own."""
+
+    EXAMPLE = 1
+    PATCH = 2
+    ORDER = 3
+    VALIDATION = 4
+
+
+def generator(use: Use, seed: int, *place: int) -> np.random.Generator:
+    """The one of a place in a run: as many numbers for each place of a use.
+
+    numpy makes the same one of (seed, 5) and (seed, 5, 0), so the use, which isn't 0, tells them
+    apart.
+    """
+    return np.random.default_rng((seed, use, *place))
 
 
 def check_range(what: str, found: Range, *, low: float, high: float) -> None:

@@ -3,19 +3,19 @@
 Photographs are uint8 HWC RGB. Patches are uint8 (N, P, P, 3). Batches are float32 NCHW, 0..1.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from resnet_core.chance import Use, generator
 from resnet_core.degradation import Degradation, degrade
+from resnet_core.levels import Levels
 from resnet_core.pixels import to_nchw
-
-Levels = NDArray[np.uint8]
 
 SIZES = (1.0, 0.75, 0.5)
 """Each photograph is used at these fractions of its size: more scales of texture."""
@@ -61,12 +61,15 @@ class PatchSampler:
 
     Every example depends on the seed and its place (step, index in the batch) alone, not on who
     asks for it: any number of workers sees the same examples, and a resumed run those of an
-    undisturbed one. The places go through all groups epoch by epoch, each time in another order.
+    undisturbed one. The places go through the groups epoch by epoch, each time in another order,
+    and come to a group the more often the more patches it has: all patches are alike likely.
     Raises ValueError if there are no groups, or if targets don't fit in their patches.
     """
 
     groups: Sequence[Levels]
     """uint8 (N, P, P, 3) each, N >= 1; may be read only when it is asked for."""
+    sizes: Sequence[int]
+    """N of each group."""
     patch_px: int
     """P, the side of every patch."""
     degradation: Degradation
@@ -79,7 +82,7 @@ class PatchSampler:
     """From 0 up."""
 
     def __post_init__(self) -> None:
-        if len(self.groups) == 0:
+        if len(self.sizes) == 0:
             raise ValueError("no patches to draw from")
         if self.target_px > self.patch_px:
             raise ValueError(
@@ -92,20 +95,32 @@ class PatchSampler:
         return self.input_px * self.degradation.scale
 
     def group_of(self, step: int, index: int) -> int:
-        """The group that an example comes from."""
+        """The group that an example comes from: a largest one once in each epoch.
+
+        The groups of an epoch lie around a circle, each as long as it has patches, and its places
+        at equal distances, at most those of a largest group.
+        """
+        sizes = self._sizes
+        patches, places = int(sizes.sum()), -(-int(sizes.sum()) // int(sizes.max()))
         place = step // STEPS_A_GROUP * self.batch_size + index
-        epoch, position = divmod(place, len(self.groups))
-        return int(_order(self.seed, epoch, len(self.groups))[position])
+        epoch, position = divmod(place, places)
+        order, turn = _order(self.seed, epoch, len(sizes), patches)
+        at = (position * patches // places + turn) % patches
+        return int(order[np.searchsorted(sizes[order].cumsum(), at, side="right")])
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.asarray(self.sizes, np.int64)
 
     def patch_of(self, step: int, index: int, num_patches: int) -> int:
         """The patch in a group of so many: each once before one comes again."""
         begun = step // STEPS_A_GROUP
-        rng = np.random.default_rng((self.seed, begun, index, num_patches))
+        rng = generator(Use.PATCH, self.seed, begun, index, num_patches)
         return int(rng.permutation(num_patches)[step % STEPS_A_GROUP % num_patches])
 
     def example(self, step: int, index: int, patch: Levels) -> tuple[Levels, Levels]:
         """Input and target of one example from its patch, uint8 HWC: cropped, turned, degraded."""
-        rng = np.random.default_rng((self.seed, step, index))
+        rng = generator(Use.EXAMPLE, self.seed, step, index)
         side = self.target_px
         top, left = rng.integers(0, self.patch_px - side + 1, size=2)
         target = np.rot90(patch[top : top + side, left : left + side], int(rng.integers(4)))
@@ -136,9 +151,13 @@ class PatchSampler:
         return to_nchw(inputs[0]), to_nchw(targets[0])
 
 
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, num_groups: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(num_groups)
+@lru_cache(maxsize=4)
+def _order(
+    seed: int, epoch: int, num_groups: int, num_patches: int
+) -> tuple[NDArray[np.int64], int]:
+    """Of the groups around an epoch's circle, and where on it the first place lies."""
+    rng = generator(Use.ORDER, seed, epoch)
+    return rng.permutation(num_groups), int(rng.integers(num_patches))
 
 
 def _grid(photograph: Levels, patch_px: int) -> Iterator[Levels]:

@@ -326,7 +326,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer[half:])
 
     def _refuse(self, status: int) -> None:
-        code = {503: "SlowDown", 429: "TooManyRequests"}.get(status, "InternalError")
+        codes = {503: "SlowDown", 429: "TooManyRequests", 400: "ExpiredToken"}
+        code = codes.get(status, "InternalError")
         answer = f"<Error><Code>{code}</Code><Message>Reduce your rate.</Message></Error>".encode()
         body = b"" if self.command == "HEAD" else answer
         self.send_response_only(status)

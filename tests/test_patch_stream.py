@@ -46,6 +46,7 @@ class CountedGroups:
 def sampler(groups: object) -> PatchSampler:
     return PatchSampler(
         groups=groups,  # pyright: ignore[reportArgumentType]
+        sizes=[5] * 7,
         patch_px=64,
         degradation=bicubic(2),
         input_px=12,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from photographs_for_tests import make_photograph
 
+from resnet_core.chance import Use, generator
 from resnet_core.degradation import degrade
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler, cut_patches, mean_gradient
 from resnet_core.standard_degradations import bicubic
@@ -19,7 +21,7 @@ GROUPS = [PATCHES[:3], PATCHES[3:8], PATCHES[8:9]]
 
 
 def sampler(**fields: object) -> PatchSampler:
-    values = {
+    values: dict[str, Any] = {
         "groups": GROUPS,
         "patch_px": 64,
         "degradation": bicubic(2),
@@ -27,7 +29,9 @@ def sampler(**fields: object) -> PatchSampler:
         "batch_size": 6,
         "seed": 3,
     }
-    return PatchSampler(**(values | fields))  # pyright: ignore[reportArgumentType]
+    values |= fields
+    values["sizes"] = [len(group) for group in values["groups"]]
+    return PatchSampler(**values)  # pyright: ignore[reportArgumentType]
 
 
 def test_patches_are_the_most_textured_of_every_size() -> None:
@@ -85,6 +89,31 @@ def test_every_epoch_visits_every_group_once(num_groups: int, batch_size: int, s
     assert set(counts.values()) <= {whole_epochs}
 
 
+def visits(one: PatchSampler, places: int) -> Counter[int]:
+    """How often each group is come to, in so many places."""
+    where = (divmod(place, one.batch_size) for place in range(places))
+    return Counter(one.group_of(span * STEPS_A_GROUP, index) for span, index in where)
+
+
+@given(st.lists(st.integers(1, STEPS_A_GROUP), min_size=1, max_size=12), st.integers(0, 9))
+def test_an_epoch_visits_a_group_as_often_as_its_patches_want(sizes: list[int], seed: int) -> None:
+    one = sampler(groups=[PATCHES[:1].repeat(size, axis=0) for size in sizes], seed=seed)
+    places = -(-sum(sizes) // max(sizes))
+    found = visits(one, places)
+    for group, size in enumerate(sizes):
+        wanted = size * places / sum(sizes)
+        assert wanted - 1 < found[group] < wanted + 1
+
+
+def test_patches_of_small_groups_are_as_likely_as_others() -> None:
+    sizes = (32, 32, 24, 8, 1)
+    one = sampler(groups=[PATCHES[:1].repeat(size, axis=0) for size in sizes])
+    places = 8000
+    found = visits(one, places)
+    for group, size in enumerate(sizes):
+        assert found[group] / places == pytest.approx(size / sum(sizes), rel=0.15)
+
+
 @given(step=st.integers(0, 1000), num_patches=st.integers(1, STEPS_A_GROUP))
 def test_a_group_gives_each_patch_before_one_comes_again(step: int, num_patches: int) -> None:
     first = step // STEPS_A_GROUP * STEPS_A_GROUP
@@ -98,6 +127,13 @@ def test_epochs_have_orders_of_their_own() -> None:
     order = [one.group_of(step, index) for step in steps for index in range(6)]
     assert sorted(order[:24]) == sorted(order[24:]) == list(range(24))
     assert order[:24] != order[24:]
+
+
+def test_no_two_uses_have_the_same_draws() -> None:
+    """numpy seeds (3, 5) and (3, 5, 0) alike."""
+    places = [(5,), (5, 0)]
+    drawn = {int(generator(use, 3, *place).integers(2**62)) for use in Use for place in places}
+    assert len(drawn) == len(Use)
 
 
 def test_examples_are_turned_and_mirrored() -> None:

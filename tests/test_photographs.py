@@ -182,8 +182,29 @@ def test_validation_among_the_photographs_is_not_trained_on(tmp_path: Path) -> N
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no photographs in it \(looked for .*\.jpg"):
-        find_photographs(open_source(str(tmp_path)))
+    with pytest.raises(DataError, match=r"no photographs in it \(looked for .*\.jpg.*\)$"):
+        find_photographs(open_source(str(tmp_path)), print)
+
+
+def test_links_are_passed_over_and_told(tmp_path: Path) -> None:
+    real = write_photographs(tmp_path / "real", 1)
+    links = tmp_path / "links"
+    links.mkdir()
+    for number in range(2):
+        (links / f"{number}.png").symlink_to(real / "photograph-000.png")
+    told: list[str] = []
+    passed = (
+        "2 passed over, 0.png: a symbolic link, which is not followed; give the folder that holds"
+        " the photographs themselves, or copies of them"
+    )
+    with pytest.raises(DataError, match=rf"/links: no photographs in it .*; {passed}$"):
+        find_photographs(open_source(str(links)), told.append)
+    assert told == []
+    (links / "copy.png").write_bytes((real / "photograph-000.png").read_bytes())
+    assert [info.key for info in find_photographs(open_source(str(links)), told.append)] == [
+        "copy.png"
+    ]
+    assert told == [f"{links}: {passed}"]
 
 
 def test_a_damaged_group_is_named(tmp_path: Path) -> None:

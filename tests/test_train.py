@@ -1,16 +1,31 @@
 """`resray train`: what it writes, what it refuses, and in what words."""
 
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from photographs_for_tests import write_photographs
 from training_for_tests import SETS
+from weights_for_tests import write_weights
 
 from cluster.connect import Resources, ray_session
 from pipelines.cli import main
-from pipelines.train import check_resources, threads_of
-from resnet_core.errors import ConfigError
+from pipelines.storage import open_store
+from pipelines.train import _load_start, check_resources, threads_of
+from resnet_core.errors import ConfigError, DataError
 from resnet_core.weights import load_weights
+
+LOOPBACK = "127.0.0.1"
 
 
 @pytest.mark.ray
@@ -72,6 +87,7 @@ def test_workers_that_can_never_start_are_refused() -> None:
         (["sr-x2", "--num-workers", "17"], "a batch has 16 examples, and each worker needs one"),
         (["sr-x2", "--from", "sr-x22"], "no weights named 'sr-x22'"),
         (["sr-x2", "--from", "ftp://host/x"], "give a folder or s3://BUCKET/PREFIX"),
+        (["sr-x2", "--from", "http://host/x"], "give a folder or s3://BUCKET/PREFIX"),
         (["sr-x2", "--set", "precision=bf16"], "precision is 'bf16'; did you mean 'bfloat16'"),
         (["sr-x2", "--set", "learning_rate=-1"], "learning_rate is -1.0, expected more than 0"),
         (["sr-x2", "--set", "name=../x"], "expected a file's name without folders"),
@@ -95,6 +111,91 @@ def test_bad_input_is_one_line(
     assert status == 1
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.ray
+def test_each_rule_ends_the_command_with_weights_and_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = write_photographs(tmp_path / "photographs", 2)
+    output = tmp_path / "run"
+    weights = output / "sr-x2.safetensors"
+    # So slow that no validation is better than the first one.
+    sets = [*SETS, "--set", "learning_rate=1e-12"]
+    train = ["train", "sr-x2", "--data", str(photographs), "--output", str(output), *sets]
+    rules = [
+        (["--max-time", "0.001s"], 2, "--max-time is over: 1.0 ms"),
+        (["--set", "patience=1"], 4, "no better validation for 1 of them (patience=1)"),
+        (["--target-psnr", "5"], 4, "--target-psnr 5 is reached: "),
+        (["--target-loss", "1"], 4, "--target-loss 1 is reached: 0."),
+    ]
+    with ray_session():
+        for options, step, reason in rules:
+            weights.unlink(missing_ok=True)
+            assert main([*train, *options]) == 0
+            assert f"ended after step {step}: {reason}" in capsys.readouterr().out
+            assert load_weights(str(weights)).metadata.training["ended"].startswith(reason)
+
+
+@pytest.mark.s3
+def test_weights_to_start_from_lie_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "x2.safetensors")
+    store = open_store(f"s3://{s3_bucket}/runs")
+    store.put("x2.safetensors", path.read_bytes())
+    loaded = _load_start(store.url_of("x2.safetensors"))
+    assert loaded.sha256 == load_weights(str(path)).sha256
+    with pytest.raises(DataError, match=r"/x3\.safetensors: no such object"):
+        _load_start(store.url_of("x3.safetensors"))
+
+
+@pytest.fixture
+def https_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server on loopback that gives what is in `tmp_path`, with a certificate of its own."""
+    key, certificate = make_certificate(LOOPBACK)
+    (tmp_path / "certificate.pem").write_bytes(certificate)
+    (tmp_path / "key.pem").write_bytes(key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+    monkeypatch.setenv("NO_PROXY", LOOPBACK)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"https://{LOOPBACK}:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def make_certificate(address: str) -> tuple[bytes, bytes]:
+    """A private key and its own certificate for an hour, both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return private, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def test_weights_to_start_from_lie_at_an_address(https_address: str, tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "x2.safetensors")
+    loaded = _load_start(f"{https_address}/x2.safetensors")
+    assert loaded.sha256 == load_weights(str(path)).sha256
+    with pytest.raises(DataError, match=r"/x3\.safetensors: can't be read \(HTTP Error 404"):
+        _load_start(f"{https_address}/x3.safetensors")
 
 
 @pytest.mark.ray

@@ -8,9 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import torch
 from object_store_for_tests import (
     FaultProxy,
@@ -21,6 +24,7 @@ from object_store_for_tests import (
 )
 from photographs_for_tests import write_photographs
 from ray.cluster_utils import Cluster
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from training_for_tests import (
     SETS,
     assert_same_weights,
@@ -86,14 +90,13 @@ def _session(nodes: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def data(tmp_path: Path, _session: None) -> PreparedData:
-    folder = write_photographs(tmp_path / "photographs", 4)
-    return prepare(
-        open_source(str(folder)),
-        None,
-        open_store(str(tmp_path)),
-        patch_px=96,
-        tell=lambda _: None,
-    )
+    return prepare_four(tmp_path)
+
+
+def prepare_four(folder: Path) -> PreparedData:
+    """Four photographs made ready in `folder`, with a connected Ray."""
+    photographs = open_source(str(write_photographs(folder / "photographs", 4)))
+    return prepare(photographs, None, open_store(str(folder)), patch_px=96, tell=lambda _: None)
 
 
 def test_workers_that_die_in_a_step_in_a_checkpoint_and_at_the_end_change_nothing(
@@ -199,6 +202,53 @@ def test_a_node_that_dies_leaves_fewer_workers_that_go_on(
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-3)
 
 
+def test_a_node_that_joins_is_used_from_the_next_checkpoint_on_and_no_step_is_taken_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe()
+
+    def worker(config: dict[str, Any]) -> None:
+        step, board = Trainer.step, config["board"]
+        name = f"steps-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
+
+        def noted_step(self: Trainer, *batch: torch.Tensor) -> torch.Tensor:
+            with (tmp_path / name).open("a") as file:
+                file.write(f"{self.step_count} ")
+            # In the middle between two checkpoints: the worker alone, until there is room for more.
+            while self.step_count == 3 and not ray.get(board.is_asked_to_restart.remote()):
+                time.sleep(0.1)
+            return step(self, *batch)
+
+        Trainer.step = noted_step
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    try:
+        with ray_session(address=cluster.address), ThreadPoolExecutor(1) as pool:
+            data = prepare_four(tmp_path)
+            job = small_job(data, tmp_path / "run", recipe=recipe, workers=(1, 2), threads=2)
+            run = pool.submit(fit, job)
+            while not (tmp_path / "steps-0-of-1").exists() and not run.done():
+                time.sleep(0.1)
+            cluster.add_node(num_cpus=3)
+            last, ended = run.result()
+    finally:
+        cluster.shutdown()
+    expected, losses = plain_loop(recipe, data)
+    assert ended == "all 6 steps of the schedule are done"
+    assert "going on with 2 workers, 1 before" in capsys.readouterr().out
+    assert {path.name: path.read_text().split() for path in tmp_path.glob("steps-*")} == {
+        "steps-0-of-1": ["0", "1", "2", "3"],
+        "steps-0-of-2": ["4", "5"],
+        "steps-1-of-2": ["4", "5"],
+    }
+    assert [row["step"] for row in last.history] == [2, 4, 6]
+    assert [row["starts"] for row in last.history] == [1, 1, 2]
+    assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
+    assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
+
+
 def stop_at(
     step: int, arguments: list[str], output: Path, stop: Callable[[int], None]
 ) -> tuple[int, str]:
@@ -285,5 +335,41 @@ def test_from_bucket_to_bucket_while_the_store_fails(proxy: FaultProxy, tmp_path
     assert weights.metadata.figures["validation psnr_y_db"] == max(
         row["psnr_y_db"] for row in last.history
     )
+    # As the server of TensorBoard reads them.
+    logs = EventMultiplexer().AddRunsFromDirectory(f"{output}/tensorboard").Reload()
+    assert [event.step for event in logs.Tensors(".", "loss")] == [1, 2, 3, 4, 5, 6]
     keys = [info.key for info in runs.list_objects()]
     assert len([key for key in keys if key.startswith("x2/checkpoints/")]) <= 3
+
+
+@pytest.mark.s3
+def test_credentials_that_expire_end_the_run_and_the_last_good_checkpoint_is_named(
+    proxy: FaultProxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_photographs(tmp_path / "photographs", 2)
+    bucket = make_bucket(proxy.endpoint)
+    output = f"s3://{bucket}/runs/x2"
+    endless = [*SETS, "--set", "steps=100000", "--set", "validate_every=20"]
+    train = ["train", "sr-x2", "--data", str(folder), "--output", output, *endless]
+    checkpoints = f"{output}/checkpoints/"
+
+    def expire() -> None:
+        while not list(open_store(output).list_objects("checkpoints/")):
+            time.sleep(0.1)
+        proxy.faults = Faults(method="PUT", status_every=1, status=400)
+
+    thread = threading.Thread(target=expire)
+    thread.start()
+    with ray_session():
+        assert main(train) == 1
+        thread.join()
+        proxy.faults = Faults()
+        error = capsys.readouterr().err
+        assert re.fullmatch(
+            rf"resray: {output}/.*: ExpiredToken: .*; take new credentials, and the same command"
+            rf" goes on; the last good checkpoint is {checkpoints}\d+-.*\.safetensors\n",
+            error,
+        ), error
+        (good,) = re.findall(r"last good checkpoint is .*/0*(\d+)-", error)
+        assert main([*train, "--max-steps", good]) == 0
+    assert f"ended after step {good}: --max-steps {good} are done" in capsys.readouterr().out

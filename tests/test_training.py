@@ -28,8 +28,10 @@ RECIPE = TrainingRecipe(
     learning_rate=2e-3,
     precision="float32",
 )
+PATCHES = cut_patches(make_photograph(200, 200), patch_px=64)
 SAMPLER = PatchSampler(
-    groups=[cut_patches(make_photograph(200, 200), patch_px=64)],
+    groups=[PATCHES],
+    sizes=[len(PATCHES)],
     patch_px=64,
     degradation=RECIPE.degradation,
     input_px=RECIPE.input_px,

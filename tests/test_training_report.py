@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,8 @@ def test_the_page_tells_what_came_out_and_how() -> None:
         "best, at step 20,000",
         "0.9220",
         "of 60,000",
-        "2 h 5 min",
+        "Time of the steps2 h",
+        "Resumed2 times",
         "ab" * 32,
         "36.70 dB at step 20,000",
         "bicubic 33.70 dB",
@@ -57,6 +59,13 @@ def test_the_page_tells_what_came_out_and_how() -> None:
         "2026-05-04 12:35 UTC",
     ):
         assert told in text
+
+
+def test_pauses_are_no_time_of_the_steps() -> None:
+    report = training_report(rows=2)
+    week_later = replace(report, finished_at=report.finished_at + timedelta(days=7))
+    assert "Time of the steps12 min" in shown(week_later)
+    assert "Resumednever" in shown(week_later)
 
 
 def test_the_best_is_told_from_the_last() -> None:

@@ -117,7 +117,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_told_with_its_photographs
     job = small_job(data, tmp_path / "run", start=broken, workers=(2, 2))
     message = (
         r"the loss is no number any more at step 1, with patches of photograph-00\d\.png.*;"
-        r" the last good checkpoint is none; a smaller --set learning_rate= may help"
+        r" a smaller --set learning_rate= may help.*; the last good checkpoint is none"
     )
     with pytest.raises(DataError, match=message):
         fit(job)
@@ -144,14 +144,17 @@ def test_workers_that_die_without_getting_further_end_the_run() -> None:
         board.update(step)
     board.note("out of memory")
     # A machine joined: nothing died.
+    board.ask_to_restart()
     assert board.begin(3)
+    assert not board.is_asked_to_restart()
+    assert board.take()[2] == ["going on with 3 workers, 2 before"]
     board.update(3)
     assert [board.begin(3) for _ in range(MAX_STARTS)] == [True] * (MAX_STARTS - 1) + [False]
     ended, failed = board.outcome()
     assert ended is None
     assert failed == (
         f"training failed: the workers died {MAX_STARTS} times without getting beyond step 8: "
-        "out of memory"
+        "out of memory; the last good checkpoint is none"
     )
 
 
@@ -160,4 +163,8 @@ def test_the_first_reason_of_a_failure_counts() -> None:
     board.fail("the disk is full")
     board.fail("it was closed")
     assert not board.begin(1)
-    assert board.outcome() == (None, "the disk is full")
+    board.saved("run/checkpoints/4")
+    assert board.outcome() == (
+        None,
+        "the disk is full; the last good checkpoint is run/checkpoints/4",
+    )

@@ -22,8 +22,9 @@ from cluster.connect import WORKER_ENVIRONMENT, ray_session
 from parts.end_to_end import photographs
 from parts.figures import Figure, median_ratio, table
 from pipelines import patch_stream, training_run
+from pipelines.checkpoints import Row
 from pipelines.data_engine import quieten
-from pipelines.photographs import PreparedData, prepare
+from pipelines.photographs import PreparedData, open_prepared, prepare
 from pipelines.recipes import build_recipe
 from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
@@ -40,8 +41,6 @@ INTERVALS = WARM_UP + MEASURED
 MEMORY_INTERVAL = 60
 IN_MEMORY = 64
 """Batches of the plain loop, which come again."""
-
-Row = dict[str, float]
 
 
 def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
@@ -210,6 +209,7 @@ def _prepared(folder: Path, count: int) -> PreparedData:
 def _sampler(data: PreparedData, recipe: TrainingRecipe) -> PatchSampler:
     return PatchSampler(
         groups=[data.groups[index] for index in range(len(data.groups))],
+        sizes=data.groups.sizes,
         patch_px=data.patch_px,
         degradation=recipe.degradation,
         input_px=recipe.input_px,
@@ -246,10 +246,7 @@ def run_plain_loop(answer: str) -> None:
     asked = json.loads(Path(answer).read_text())
     torch.set_num_threads(asked["threads"])
     recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}"])
-    index = json.loads((Path(asked["folder"]) / "data.json").read_text())
-    lists = {name: tuple(index[name]) for name in ("groups_in_parts", "broken")}
-    data = PreparedData(store=open_store(asked["folder"]), name="", **index | lists)
-    sampler = _sampler(data, recipe)
+    sampler = _sampler(open_prepared(open_store(asked["folder"])), recipe)
     batches = [sampler.batch(step) for step in range(IN_MEMORY)]
     trainer = Trainer(recipe)
     seconds: list[float] = []

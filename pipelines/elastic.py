@@ -1,0 +1,49 @@
+"""Numbers of workers that follow the machines there are, without a step that is taken twice.
+
+Ray Train (2.60) ends running workers wherever they are once there is room for another number of
+them. Here it only asks; the workers end behind their next checkpoint, and Ray Train starts as many
+as there is room for then.
+"""
+
+from typing import Any
+
+from ray.train import Result, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+
+LOOK_EVERY_S = 5.0
+"""Between two looks at how many workers there is room for."""
+
+
+class ElasticTrainer(TorchTrainer):
+    """Calls `board.ask_to_restart` where the other one would end the workers."""
+
+    def __init__(self, *args: Any, board: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._board = board
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        if self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = _AskingPolicy(self.scaling_config, self._board)
+        return super()._initialize_and_run_controller(**parts)
+
+
+class _AskingPolicy(ElasticScalingPolicy):
+    def __init__(self, scaling_config: ScalingConfig, board: Any) -> None:
+        super().__init__(scaling_config)
+        self._board = board
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        decision = super().make_decision_for_running_worker_group(
+            worker_group_state, worker_group_status
+        )
+        if isinstance(decision, ResizeDecision):
+            self._board.ask_to_restart.remote()
+        return NoopDecision()
