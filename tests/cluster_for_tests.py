@@ -60,8 +60,8 @@ def token_cluster(environment: Mapping[str, str]) -> Generator[TokenCluster]:
             "RAY_AUTH_TOKEN": token,
             # A killed node is missed after some seconds instead of half a minute.
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_failure_threshold": "4",
             **environment,
         },
     )
@@ -76,29 +76,28 @@ def token_cluster(environment: Mapping[str, str]) -> Generator[TokenCluster]:
 
 def serve_words() -> None:
     """What the process does."""
-    from ray._private.utils import write_ray_address  # noqa: PLC0415
-    from ray.cluster_utils import Cluster  # noqa: PLC0415
-
-    # Each has a folder of its own, as on machines: in one for all they would unpack the code of a
-    # job over each other. A short name, since sockets lie in it.
+    # Each node has a folder of its own, as on machines: in one for all they would unpack the code
+    # of a job over each other. The head's has the address that jobs take; without it they would
+    # take any Ray of this machine. A short name, since sockets lie in it.
     with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as folder:
-        places = (f"{folder}/{number}" for number in itertools.count())
+        os.environ["RAY_TMPDIR"] = folder
+        from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-        def node() -> dict[str, Any]:
-            return {"num_cpus": NODE_CPUS, "temp_dir": next(places)}
+        places = (f"{folder}/{number}" for number in itertools.count(1))
 
-        head = node() | {"include_dashboard": True, "dashboard_port": 0}
-        # Jobs begin at the agent, whose usual port another Ray on this machine may have.
-        head["dashboard_agent_listen_port"] = None
+        def add() -> Any:
+            return nodes.add_node(num_cpus=NODE_CPUS, temp_dir=next(places))
+
+        head: dict[str, Any] = {"num_cpus": NODE_CPUS, "include_dashboard": True}
+        # Free ports, also for the agent at which jobs begin: another Ray may have the usual ones.
+        head |= {"dashboard_port": 0, "dashboard_agent_listen_port": None}
         nodes = Cluster(initialize_head=True, head_node_args=head)
-        # As `ray start` does: a job would otherwise take any Ray that runs on this machine.
-        write_ray_address(nodes.address, head["temp_dir"])
         try:
-            workers = [nodes.add_node(**node()) for _ in range(2)]
+            workers = [add() for _ in range(2)]
             print(f"http://{nodes.head_node.address_info['webui_url']}", flush=True)
             for line in sys.stdin:
                 if line.strip() == "add":
-                    workers.append(nodes.add_node(**node()))
+                    workers.append(add())
                 else:
                     nodes.remove_node(workers.pop(0), allow_graceful=False)
                 print(1 + len(workers), flush=True)

@@ -25,13 +25,12 @@ from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.jobs import DASHBOARD_PORT, LEAST_RAY
-from pipelines import cli, submitted
+from pipelines import cli, estimate, submit, submitted
 from pipelines.api_keys import VARIABLE
 from pipelines.problems import KINDS
 from pipelines.serve import ENVIRONMENT, PORT
 from pipelines.serve_replicas import INGRESS, NETWORK
 from pipelines.serve_settings import ServeSettings
-from pipelines.submit import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "cluster"
@@ -285,7 +284,7 @@ def test_what_is_copied_into_the_image_installs_in_an_empty_folder(tmp_path: Pat
     command += ["--no-build-isolation", "--no-index", "--target", str(target), "."]
     run = subprocess.run(command, cwd=context, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    for package in PACKAGES:
+    for package in submit.PACKAGES:
         packed = {path.relative_to(target) for path in (target / package).rglob("*.py")}
         assert packed == {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
     run = subprocess.run(
@@ -360,7 +359,8 @@ def test_ray_start_knows_the_options() -> None:
 def named_commands() -> list[str]:
     """`resray ...` where a line has it, a quotation or a block."""
     files = [path for path in CLUSTER.rglob("*") if path.suffix in {".yaml", ""} and path.is_file()]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in files) + GUIDE
+    texts = [*(path.read_text(encoding="utf-8") for path in files), GUIDE]
+    text = "\n".join([*texts, submit.EPILOG, estimate.EPILOG])
     text = text.replace("\\\n", " ")
     found = re.findall(r"(?:^[# ]*|`|&& |then: )(resray [a-z][^`\n#&]*)", text, re.MULTILINE)
     return sorted({each.strip() for each in found} - {"resray submit"})  # its name alone
