@@ -363,8 +363,8 @@ def named_commands() -> list[str]:
     text = "\n".join([*texts, submit.EPILOG, estimate.EPILOG])
     text = text.replace("\\\n", " ")
     found = re.findall(r"(?:^[# ]*|`|&& |then: )(resray [a-z][^`\n#&]*)", text, re.MULTILINE)
-    # An explanation stands two spaces behind; and a name alone is no command.
-    return sorted({each.split("  ")[0].strip() for each in found} - {"resray submit"})
+    # Without what explains it behind three spaces; its name alone is no command.
+    return sorted({each.partition("   ")[0].strip() for each in found} - {"resray submit"})
 
 
 @pytest.mark.parametrize("command", named_commands())
