@@ -350,11 +350,13 @@ def test_a_driver_killed_at_any_moment_loses_nothing_and_the_same_command_goes_o
 
 
 def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> None:
-    many(folders, 400)
+    data = image(side=160)
+    for number in range(2000):  # so many that they aren't done before the signal comes
+        folders.source.put(f"many/{number:04d}.png", data)
     process = start(folders)
     wait_for_outputs(folders, 40)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Enhancing" in out
     (line,) = said(errors)
