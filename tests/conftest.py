@@ -1,6 +1,7 @@
 """Settings and fixtures that all tests share."""
 
 import os
+import signal
 
 # Ray and OpenMP read these when they start, so they are set before anything imports them.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -16,6 +17,9 @@ from hypothesis import settings
 from cluster.connect import set_environment
 
 set_environment()
+# The background jobs of a shell ignore Ctrl-C, and so would the commands that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The first call of a network compiles kernels: a deadline for each example says nothing.
 settings.register_profile("resray", deadline=None)
 settings.load_profile("resray")
