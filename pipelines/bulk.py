@@ -39,7 +39,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
-from pipelines.data_engine import data_context, quieten
+from pipelines.data_engine import data_context, iterate, quieten
 from pipelines.ledger import LedgerRow, Table
 from pipelines.pacing import Costs, Limits, Plan
 from pipelines.storage import StoreError
@@ -425,9 +425,10 @@ class BulkRun:
         return False
 
     def _tables(self, conductor: Any) -> Iterator[Table]:
-        yield from self._dataset(conductor).iter_batches(
+        batches = self._dataset(conductor).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         )
+        yield from iterate(batches)
 
     @contextmanager
     def _reporting(self, conductor: Any) -> Generator[None]:

@@ -22,7 +22,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from torch import Tensor
 
-from pipelines.data_engine import data_context
+from pipelines.data_engine import data_context, iterate
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.pixels import to_nchw
 
@@ -54,9 +54,10 @@ def stream(
     Needs a connected Ray. Raises what reading the patches raises.
     """
     share = _Share(sampler=sampler, indexes=range(rank, sampler.batch_size, world_size))
-    for block in _dataset(share, steps, makers).iter_batches(
+    batches = _dataset(share, steps, makers).iter_batches(
         batch_size=None, prefetch_batches=SPANS_AHEAD
-    ):
+    )
+    for block in iterate(batches):
         for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
             yield to_nchw(inputs), to_nchw(targets)
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.data import DataContext
 
-from pipelines.data_engine import data_context
+from pipelines.data_engine import data_context, iterate
 from pipelines.storage import ObjectInfo, Source, Store, StoreError
 from resnet_core.errors import BrokenImageError, DataError, ImageError
 from resnet_core.images import FORMATS, decode, round_to_8_bit
@@ -217,7 +217,7 @@ def _cut(
     cut = _PartCutter(source=data, store=store, patch_px=patch_px)
     with DataContext.current(data_context()):
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map(cut).iter_rows()
-    for row in rows:
+    for row in iterate(rows):
         if row["error"]:
             raise StoreError(row["error"])
         record = _Record(**json.loads(row["record"]))
