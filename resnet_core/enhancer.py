@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, get_args
 
 import torch
@@ -19,8 +20,8 @@ from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
 from resnet_core.pixels import to_levels, to_nchw
-from resnet_core.precision import Precision, compute_dtype
-from resnet_core.tiling import map_tiles
+from resnet_core.precision import Precision
+from resnet_core.tiling import TileRules, map_tiles
 from resnet_core.weights import Weights
 
 _LEVELS = ("uint8", "uint16")
@@ -125,20 +126,20 @@ class Enhancer:
     ):
         self.weights = weights
         self.settings = settings or EnhanceSettings()
-        self.scale = weights.config.scale
+        self.scale = weights.network.scale
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = compute_dtype(self.settings.precision, self.device)
-        depth = self.settings.num_blocks
-        if depth is not None and not 0 <= depth <= weights.config.num_blocks:
-            raise ConfigError(f"num_blocks is {depth}, expected 0 to {weights.config.num_blocks}")
         # A copy: the caller's network keeps its device and dtype.
-        network = type(weights.network)(weights.config)
-        network.load_state_dict(weights.network.state_dict())
+        network = weights.network.copy()
+        self.dtype = network.dtype_for(self.settings.precision, self.device)
+        depth = self.settings.num_blocks
+        if depth is not None and not 0 <= depth <= network.num_blocks:
+            raise ConfigError(f"num_blocks is {depth}, expected 0 to {network.num_blocks}")
         network = network.eval().to(self.device, self.dtype)
-        self._network = network.to(memory_format=torch.channels_last)
+        self._network = network.to(memory_format=network.memory_format)
+        self._turn = nullcontext() if network.reentrant else Lock()
         self._on_batch = on_batch
         self._cpu = cpu if self.device.type == "cpu" else None
-        at_once = self._cpu.at_once if self._cpu else 1
+        at_once = self._cpu.at_once if self._cpu and network.reentrant else 1
         self._batcher = (
             None
             if batch_px is None
@@ -198,14 +199,12 @@ class Enhancer:
                 seconds += result.seconds
                 yield result.levels
 
-        config = self.weights.config
         better = map_tiles(
             work,
             pixels,
             scale=self.scale,
             tile_px=self.settings.tile_px,
-            halo_px=config.halo_px,
-            multiple_of=config.unshuffle,
+            rules=self._network.tile_rules,
         )
         return better, 255 * change / max(count, 1), seconds
 
@@ -222,7 +221,7 @@ class Enhancer:
 
     def _run(self, tasks: Sequence[_Task]) -> list[_Result]:
         """Windows of one shape and dtype, as one batch; each has an equal share of its time."""
-        with self._threads(), torch.inference_mode():
+        with self._turn, self._threads(), torch.inference_mode():
             return self._computed(tasks)
 
     def _threads(self) -> AbstractContextManager[object]:
@@ -234,7 +233,7 @@ class Enhancer:
         gray = x.shape[1] == 1
         base = y = bicubic_base(x, self.scale)
         if any(task.strength != 0 for task in tasks):
-            rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=torch.channels_last)
+            rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
             residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
             strengths = torch.tensor([task.strength for task in tasks], device=self.device)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
@@ -258,7 +257,7 @@ class Enhancer:
             alpha,
             scale=self.scale,
             tile_px=self.settings.tile_px,
-            halo_px=BICUBIC_SUPPORT_PX,
+            rules=TileRules(halo_px=BICUBIC_SUPPORT_PX),
         )
 
     def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:

@@ -23,6 +23,7 @@ are linear, so the sum is one plain 3x3 kernel, formed from the weights in every
 Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle`.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -31,6 +32,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnet_core.errors import ConfigError
+from resnet_core.precision import Precision, compute_dtype
+from resnet_core.tiling import TileRules
 
 Kind = Literal["residual", "residual-bn", "plain"]
 RGB_CHANNELS = 3
@@ -152,6 +155,11 @@ class ResidualNetwork(nn.Module):
     An untrained network gives its base exactly: the tail starts at zero.
     """
 
+    memory_format = torch.channels_last
+    """In which it runs fastest."""
+    reentrant = True
+    """Whether threads may run it at once."""
+
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
@@ -160,6 +168,32 @@ class ResidualNetwork(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.tail = FoldableConv(config.channels, RGB_CHANNELS * (s * u) ** 2)
         nn.init.zeros_(self.tail.direct)
+
+    def copy(self) -> "ResidualNetwork":
+        """Another one with the same weights, of its own."""
+        return deepcopy(self)
+
+    @property
+    def scale(self) -> int:
+        return self.config.scale
+
+    @property
+    def num_blocks(self) -> int:
+        return self.config.num_blocks
+
+    @property
+    def summary(self) -> str:
+        """Its shape, on one line."""
+        return f"{self.config.num_blocks} blocks, {self.config.channels} channels"
+
+    @property
+    def tile_rules(self) -> TileRules:
+        """A halo as wide as it sees."""
+        return TileRules(halo_px=self.config.halo_px, multiple_of=self.config.unshuffle)
+
+    def dtype_for(self, precision: Precision, device: torch.device) -> torch.dtype:
+        """Of its convolutions."""
+        return compute_dtype(precision, device)
 
     def residual(self, x: Tensor, *, num_blocks: int | None = None) -> Tensor:
         """What is added to the base: float (N, 3, H, W) -> (N, 3, s*H, s*W), around 0.

@@ -7,7 +7,7 @@ can be batched, and those of images of one size too. All figures are input pixel
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,22 @@ WorkOnWindows = Callable[[Sequence[NDArray[Any]]], Iterable[NDArray[Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TileRules:
+    """What windows a network takes."""
+
+    halo_px: int
+    """How far it sees on each side; a multiple of `multiple_of`."""
+    multiple_of: int = 1
+    """Of both sides, and of where a window begins."""
+    least_px: int = 1
+    """The shortest side; a multiple of `multiple_of` too, unless it is 1."""
+    square: bool = False
+    """Whether both sides must be equal."""
+    least_tile_px: int = 1
+    """Smaller tiles aren't made, whatever is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """One tile along one axis: the core `start:stop`, and the window `low:high` around it."""
 
@@ -32,24 +48,25 @@ class Span:
     high: int
 
 
-def spans(length_px: int, *, tile_px: int, halo_px: int, multiple_of: int = 1) -> list[Span]:
+def spans(length_px: int, *, tile_px: int, rules: TileRules) -> list[Span]:
     """As few windows as `tile_px` allows along an axis, of one length, at most tile and two halos.
 
-    `length_px` and `halo_px` are multiples of `multiple_of` (the network's `unshuffle`), and
-    windows begin and end at its multiples. Raises ConfigError for a tile below one pixel.
+    `length_px` is a multiple of the rules' `multiple_of`, and windows begin and end at its
+    multiples. Raises ConfigError for a tile below one pixel.
     """
     if tile_px < 1:
         raise ConfigError(f"tile_px is {tile_px}, expected at least 1")
-    core_px = max(tile_px // multiple_of, 1) * multiple_of
-    longest_px = core_px + 2 * halo_px
+    unit_px, halo_px = rules.multiple_of, rules.halo_px
+    tile_px = max(tile_px, rules.least_tile_px)
+    longest_px = max(max(tile_px // unit_px, 1) * unit_px + 2 * halo_px, rules.least_px)
     if length_px <= longest_px:
         return [Span(start=0, stop=length_px, low=0, high=length_px)]
-    count = -(-(length_px - 2 * halo_px) // core_px)
+    count = -(-(length_px - 2 * halo_px) // (longest_px - 2 * halo_px))
     needed_px = -(-(length_px + 2 * halo_px * (count - 1)) // count)
-    step_px = max(multiple_of, WINDOW_STEP_PX)
-    window_px = min(-(-needed_px // step_px) * step_px, longest_px)
-    free = (length_px - window_px) // multiple_of
-    lows = [index * free // (count - 1) * multiple_of for index in range(count)]
+    window_px = _up(needed_px, _up(WINDOW_STEP_PX, unit_px))
+    window_px = min(max(window_px, rules.least_px), longest_px)
+    free = (length_px - window_px) // unit_px
+    lows = [index * free // (count - 1) * unit_px for index in range(count)]
     edges = [0, *(low + halo_px for low in lows[1:]), length_px]
     return [
         Span(start=start, stop=stop, low=low, high=low + window_px)
@@ -63,21 +80,22 @@ def map_tiles(
     *,
     scale: int,
     tile_px: int,
-    halo_px: int,
-    multiple_of: int = 1,
+    rules: TileRules,
 ) -> NDArray[Any]:
     """`work` over an image in windows: HWC -> (scale * H, scale * W, C) of the same dtype.
 
-    Sides that are no multiple of `multiple_of` are padded by the image's edge, and cropped after.
+    Sides that break the rules are padded by the image's edge, and cropped after.
     """
     height, width, channels = pixels.shape
-    padding = ((0, -height % multiple_of), (0, -width % multiple_of), (0, 0))
+    lengths = [max(_up(length, rules.multiple_of), rules.least_px) for length in (height, width)]
+    if rules.square:
+        side_px = max(spans(each, tile_px=tile_px, rules=rules)[0].high for each in lengths)
+        rules = replace(rules, least_px=side_px)
+        lengths = [max(length, side_px) for length in lengths]
+    padding = ((0, lengths[0] - height), (0, lengths[1] - width), (0, 0))
     if any(after for _, after in padding):
         pixels = np.pad(pixels, padding, mode="edge")
-    rows, columns = (
-        spans(length, tile_px=tile_px, halo_px=halo_px, multiple_of=multiple_of)
-        for length in pixels.shape[:2]
-    )
+    rows, columns = (spans(length, tile_px=tile_px, rules=rules) for length in lengths)
     places = [(row, column) for row in rows for column in columns]
     windows = [pixels[row.low : row.high, column.low : column.high] for row, column in places]
     results = iter(work(windows))
@@ -93,6 +111,11 @@ def map_tiles(
             _scaled(column.start - column.low, column.stop - column.low, scale),
         ][: target.shape[0], : target.shape[1]]
     return output
+
+
+def _up(length_px: int, unit_px: int) -> int:
+    """The next multiple of `unit_px`."""
+    return -(-length_px // unit_px) * unit_px
 
 
 def _scaled(start: int, stop: int, scale: int) -> slice:

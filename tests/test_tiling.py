@@ -1,5 +1,6 @@
 """Tiles put together are the whole: spans cover an axis once, a tiled network gives one picture."""
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from weights_for_tests import make_weights
 from resnet_core.enhancer import Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError
 from resnet_core.network import NetworkConfig, ResidualNetwork
-from resnet_core.tiling import map_tiles, spans
+from resnet_core.tiling import TileRules, map_tiles, spans
 
 
 @given(
@@ -25,7 +26,8 @@ def test_spans_cover_an_axis_once_in_windows_of_one_length(
     units: int, tile: int, halo: int, multiple: int
 ) -> None:
     length, halo = units * multiple, halo * multiple
-    found = spans(length, tile_px=tile, halo_px=halo, multiple_of=multiple)
+    rules = TileRules(halo_px=halo, multiple_of=multiple)
+    found = spans(length, tile_px=tile, rules=rules)
     assert [p for span in found for p in range(span.start, span.stop)] == list(range(length))
     assert len({span.high - span.low for span in found}) == 1
     core = max(tile // multiple, 1) * multiple
@@ -38,9 +40,54 @@ def test_spans_cover_an_axis_once_in_windows_of_one_length(
         assert span.high == length or span.high - span.stop >= halo
 
 
+@given(
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    tile=st.integers(1, 90),
+    halo=st.integers(0, 3),
+    multiple=st.sampled_from([1, 3, 8, 24]),
+    least=st.integers(0, 4),
+    square=st.booleans(),
+    least_tile=st.sampled_from([1, 64, sys.maxsize]),
+)
+def test_windows_keep_the_rules_and_put_the_image_together(
+    height: int,
+    width: int,
+    tile: int,
+    halo: int,
+    multiple: int,
+    least: int,
+    square: bool,
+    least_tile: int,
+) -> None:
+    rules = TileRules(
+        halo_px=halo * multiple,
+        multiple_of=multiple,
+        least_px=max(least * multiple, 1),
+        square=square,
+        least_tile_px=least_tile,
+    )
+    shapes: set[tuple[int, ...]] = set()
+
+    def work(windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for window in windows:
+            shapes.add(window.shape[:2])
+            yield window.repeat(2, axis=0).repeat(2, axis=1)
+
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 1), dtype=np.uint8)
+    output = map_tiles(work, image, scale=2, tile_px=max(tile, 20), rules=rules)
+    assert np.array_equal(output, image.repeat(2, axis=0).repeat(2, axis=1))
+    ((rows, columns),) = shapes
+    assert all(side % multiple == 0 and side >= rules.least_px for side in (rows, columns))
+    assert rows == columns or not square
+    if least_tile == sys.maxsize and not square:
+        assert rows >= height
+        assert columns >= width
+
+
 def test_a_tile_below_one_pixel_is_an_error() -> None:
     with pytest.raises(ConfigError, match="tile_px is 0, expected at least 1"):
-        spans(10, tile_px=0, halo_px=1)
+        spans(10, tile_px=0, rules=TileRules(halo_px=1))
 
 
 CONFIGS = (
@@ -91,7 +138,7 @@ def test_a_halo_that_is_too_small_would_show() -> None:
     (whole,) = work([pixels])
 
     def error(halo_px: int) -> float:
-        tiled = map_tiles(work, pixels, scale=2, tile_px=24, halo_px=halo_px)
+        tiled = map_tiles(work, pixels, scale=2, tile_px=24, rules=TileRules(halo_px=halo_px))
         return float(np.abs(tiled - whole).max())
 
     assert error(config.halo_px) < 1e-5
@@ -106,7 +153,7 @@ def test_no_window_is_larger_than_a_tile_and_its_halo() -> None:
         return windows
 
     pixels = np.zeros((1000, 700, 3), np.uint8)
-    map_tiles(work, pixels, scale=1, tile_px=100, halo_px=8)
+    map_tiles(work, pixels, scale=1, tile_px=100, rules=TileRules(halo_px=8))
     assert len(set(sizes)) == 1
     assert max(sizes[0]) <= 100 + 2 * 8
 
