@@ -6,6 +6,7 @@ All of it follows from the file alone, so that the same file gives the same card
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from resnet_core.network import ResidualNetwork
 from resnet_core.weights import Weights
 
 _CLEAN = (
@@ -64,8 +65,9 @@ _MEASURES = {
 
 
 def model_card(weights: Weights) -> str:
-    """The card, ending in a newline."""
-    metadata = weights.metadata
+    """The card, ending in a newline. WeightsError for a network from elsewhere."""
+    metadata, network = weights.metadata, weights.own_network
+    assert metadata.degradation is not None
     task = _TASKS.get(metadata.task)
     purpose = task.purpose if task else f"Its task is {metadata.task}."
     limits = task.limits if task else ("Nothing is known of its limits.",)
@@ -75,7 +77,7 @@ def model_card(weights: Weights) -> str:
 
 | matter | what is known |
 |---|---|
-{_lines(f"| {name} | {value} |" for name, value in _rows(weights))}
+{_lines(f"| {name} | {value} |" for name, value in _rows(weights, network))}
 
 ## What it undoes
 
@@ -109,8 +111,8 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _rows(weights: Weights) -> Iterator[tuple[str, str]]:
-    metadata, config, network = weights.metadata, weights.config, weights.network
+def _rows(weights: Weights, network: ResidualNetwork) -> Iterator[tuple[str, str]]:
+    metadata, config = weights.metadata, network.config
     shape = f"{config.num_blocks} residual blocks of {config.channels} channels"
     if config.unshuffle > 1:
         shape += f", on the picture unshuffled by {config.unshuffle}"

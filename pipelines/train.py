@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     start = _load_start(args.start) if args.start else None
     if start is not None:
         # Said now, not in a worker.
-        fresh = Trainer(recipe).start_from(start.network)
+        fresh = Trainer(recipe).start_from(start.own_network)
         _tell(f"starting from {start.name}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     beside, output = _places(args.output or f"runs/{recipe.name}")
     source = open_source(args.data)
@@ -209,7 +209,7 @@ def _report(
     best_step: int,
 ) -> str:
     """The page of the run, with the validation pictures measured once more."""
-    measured = list(measure(weights.network, data.validation(), recipe))
+    measured = list(measure(weights.own_network, data.validation(), recipe))
     bases = [replace(each, output=each.base) for each in measured]
     metadata = weights.metadata
     return render_training_report(
@@ -383,7 +383,7 @@ def make_job(
         threads=share,
         use_gpu=use_gpu,
         makers=makers,
-        start=start and start.network,
+        start=start and start.own_network,
     )
 
 

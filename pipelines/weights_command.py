@@ -58,23 +58,22 @@ def list_lines(weights: list[Weights]) -> Iterator[str]:
             f"{name} {value:.2f}" for name, value in list(item.metadata.figures.items())[:2]
         )
         yield (
-            f"{item.name:<{width}}  x{item.config.scale}  {_parameters(item):>6}"
+            f"{item.name:<{width}}  x{item.scale}  {_parameters(item):>6}"
             f"  {item.metadata.task}  {figures}".rstrip()
         )
 
 
 def card_lines(weights: Weights) -> Iterator[str]:
     """Everything a file says of itself."""
-    metadata, config = weights.metadata, weights.config
-    yield f"{weights.name}: {metadata.task}, x{config.scale}"
+    metadata = weights.metadata
+    yield f"{weights.name}: {metadata.task}, x{weights.scale}"
     rows = {
-        "network": f"{config.num_blocks} blocks, {config.channels} channels, "
-        f"{_parameters(weights)} parameters",
+        "network": f"{weights.network.summary}, {_parameters(weights)} parameters",
         "sha256": weights.sha256,
-        "degradation": _flat(describe(metadata.degradation)),
+        "degradation": metadata.degradation and _flat(describe(metadata.degradation)),
         "data": metadata.data,
         "licence": metadata.licence,
-        "made": f"{metadata.created} from revision {metadata.git_revision}",
+        "made": metadata.created and f"{metadata.created} from revision {metadata.git_revision}",
         "training": _flat({k: v for k, v in metadata.training.items() if k != "curve"}),
     }
     for name, value in rows.items():
@@ -85,7 +84,7 @@ def card_lines(weights: Weights) -> Iterator[str]:
 
 
 def _parameters(weights: Weights) -> str:
-    return f"{sum(p.numel() for p in weights.network.parameters()) / 1000:,.0f}K"
+    return f"{weights.network.num_parameters / 1000:,.0f}K"
 
 
 def _flat(value: object) -> str:

@@ -1,13 +1,17 @@
 """Weights files: one `.safetensors` with the folded network and all that is known of it.
 
-The metadata is one JSON object under the key `resray`. Nothing is ever unpickled.
+The metadata is one JSON object under the key `resray`. A file without it is of another project
+(`foreign_network`), and so is a `.pth`. No object is ever unpickled.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,11 +24,14 @@ from safetensors.torch import save as dump_tensors
 
 from resnet_core.degradation import Degradation, describe, from_description
 from resnet_core.errors import ConfigError, DataError, WeightsError, did_you_mean
+from resnet_core.foreign_network import ForeignNetwork
 from resnet_core.network import NetworkConfig, ResidualNetwork
 
 FORMAT_VERSION = 1
 METADATA_KEY = "resray"
 SUFFIX = ".safetensors"
+PICKLED = (".pth", ".pt", ".ckpt")
+UNKNOWN = "not known"
 PACKAGED = Path(__file__).parent / "pretrained"
 
 _T = TypeVar("_T", "NetworkConfig", "WeightsMetadata")
@@ -35,9 +42,9 @@ class WeightsMetadata:
     """What a weights file says of itself."""
 
     task: str
-    """What the network does: `sr-x2`, `denoise`, …"""
-    degradation: Degradation
-    """What it was trained to undo."""
+    """What the network does: `sr-x2`, `denoise`, …; `other` or `other-x4` if it isn't known."""
+    degradation: Degradation | None
+    """What it was trained to undo; None where that isn't known."""
     data: str
     """The photographs that it was trained on."""
     licence: str
@@ -70,15 +77,28 @@ class Weights:
 
     name: str
     """Name in the package, or the file's stem."""
-    network: ResidualNetwork
+    network: ResidualNetwork | ForeignNetwork
     """Folded, in evaluation mode, float32, on the CPU."""
     metadata: WeightsMetadata
     sha256: str
     """Of the file's bytes, hexadecimal."""
 
     @property
+    def scale(self) -> int:
+        return self.network.scale
+
+    @property
+    def own_network(self) -> ResidualNetwork:
+        """The network, where it is of this project. WeightsError where it is from elsewhere."""
+        if isinstance(self.network, ForeignNetwork):
+            raise WeightsError(
+                f"weights {self.name}: {self.network.summary}; expected a network of resray"
+            )
+        return self.network
+
+    @property
     def config(self) -> NetworkConfig:
-        return self.network.config
+        return self.own_network.config
 
 
 def packaged_weights() -> list[str]:
@@ -100,7 +120,7 @@ def weights_path(name_or_path: str) -> Path:
         raise WeightsError(f"weights {name_or_path}: no such file")
     hint = did_you_mean(name_or_path, packaged_weights())
     raise WeightsError(
-        f"no weights named {name_or_path!r}; {hint} (or give the path of a {SUFFIX} file)"
+        f"no weights named {name_or_path!r}; {hint} (or give the path of a {SUFFIX} or .pth file)"
     )
 
 
@@ -120,11 +140,12 @@ def load_weights(name_or_path: str) -> Weights:
 def parse_weights(place: str, data: bytes) -> Weights:
     """The weights in a file's bytes; `place` is where they come from, a path or an address.
 
-    Raises WeightsError that names the place and what is wrong: damaged, not made by resray, a newer
-    version, a tensor missing or of another shape, a value that isn't finite.
+    Raises WeightsError that names the place and what is wrong: damaged, of no known architecture, a
+    newer version, a tensor missing or of another shape, a value that isn't finite.
     """
+    path = Path(place)
     try:
-        return _parse(Path(place).stem, data)
+        return _parse(path.stem, data, is_pickled=path.suffix.lower() in PICKLED)
     except (WeightsError, ConfigError) as error:
         raise WeightsError(f"weights {place}: {error}") from error
 
@@ -140,6 +161,7 @@ def serialize_weights(network: ResidualNetwork, metadata: WeightsMetadata) -> tu
     for name, value in network.state_dict().items():
         if not _is_finite(value):
             raise ConfigError(f"tensor {name} holds values that aren't finite: not written")
+    assert metadata.degradation is not None
     described = asdict(metadata) | {"degradation": describe(metadata.degradation)}
     header = {"version": FORMAT_VERSION, "network": asdict(network.config), **described}
     tensors = {
@@ -168,8 +190,10 @@ def save_weights(path: Path, network: ResidualNetwork, metadata: WeightsMetadata
     return sha256
 
 
-def _parse(name: str, data: bytes) -> Weights:
-    tensors, header = _read(data)
+def _parse(name: str, data: bytes, *, is_pickled: bool) -> Weights:
+    tensors, header = (_read_pickled(data), None) if is_pickled else _read(data)
+    if header is None:
+        return _foreign(name, tensors, hashlib.sha256(data).hexdigest())
     version = header.pop("version", None)
     if version != FORMAT_VERSION:
         raise WeightsError(
@@ -182,18 +206,49 @@ def _parse(name: str, data: bytes) -> Weights:
     with torch.device("meta"):
         network = ResidualNetwork(config)
     _fill(network, tensors)
-    header["degradation"] = _degradation(header.get("degradation"))
-    metadata = _known(WeightsMetadata, header, "metadata")
-    if metadata.degradation.scale != config.scale:
+    degradation = _degradation(header.get("degradation"))
+    metadata = _known(WeightsMetadata, header | {"degradation": degradation}, "metadata")
+    if degradation.scale != config.scale:
         raise WeightsError(
-            f"its degradation is of scale {metadata.degradation.scale}, "
-            f"its network of {config.scale}"
+            f"its degradation is of scale {degradation.scale}, its network of {config.scale}"
         )
     sha256 = hashlib.sha256(data).hexdigest()
     return Weights(name=name, network=network.eval(), metadata=metadata, sha256=sha256)
 
 
-def _read(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _foreign(name: str, tensors: Mapping[str, Any], sha256: str) -> Weights:
+    network = ForeignNetwork(tensors)
+    metadata = WeightsMetadata(
+        task="other" if network.scale == 1 else f"other-x{network.scale}",
+        degradation=None,
+        data=UNKNOWN,
+        licence=UNKNOWN,
+        git_revision="",
+        created="",
+    )
+    return Weights(name=name, network=network, metadata=metadata, sha256=sha256)
+
+
+def _read_pickled(data: bytes) -> dict[str, Any]:
+    """The tensors of what `torch.save` wrote, and names for them; no other object is made."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol, among others
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a pickle that is damaged fails in any way
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"it holds an object ({refused[1]}), expected tensors alone: not unpickled"
+            ) from error
+        raise WeightsError(
+            "no tensors that torch.save wrote, or damaged ones (TorchScript isn't read)"
+        ) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"it holds one {type(found).__name__}, expected named tensors")
+    return found
+
+
+def _read(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """Tensors and resray's metadata, None where there is none."""
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
@@ -202,7 +257,7 @@ def _read(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     entries = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     entry = entries.get(METADATA_KEY)
     if entry is None:
-        raise WeightsError(f"a safetensors file without resray's metadata (key {METADATA_KEY!r})")
+        return tensors, None
     try:
         header = json.loads(entry)
     except (ValueError, RecursionError) as error:

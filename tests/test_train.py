@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from photographs_for_tests import write_photographs
 from training_for_tests import SETS
-from weights_for_tests import write_weights
+from weights_for_tests import write_foreign, write_weights
 
 from cluster.connect import Resources, ray_session
 from pipelines.cli import main
@@ -135,6 +135,14 @@ def test_each_rule_ends_the_command_with_weights_and_its_reason(
             assert main([*train, *options]) == 0
             assert f"ended after step {step}: {reason}" in capsys.readouterr().out
             assert load_weights(str(weights)).metadata.training["ended"].startswith(reason)
+
+
+def test_a_run_does_not_start_from_weights_of_another_project(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = write_foreign(tmp_path / "theirs.pth")
+    assert main(["train", "sr-x2", "--data", str(tmp_path), "--from", str(theirs)]) == 1
+    assert "by spandrel; expected a network of resray" in capsys.readouterr().err
 
 
 @pytest.mark.s3

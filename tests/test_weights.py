@@ -107,10 +107,10 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         save_weights(tmp_path / "file" / "w.safetensors", random_network(), metadata_for())
 
 
-def test_a_safetensors_file_from_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_no_known_architecture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "elsewhere.safetensors"
     path.write_bytes(save({"a": torch.zeros(1)}))
-    with pytest.raises(WeightsError, match="without resray's metadata"):
+    with pytest.raises(WeightsError, match="not of resray, nor of an architecture that spandrel"):
         load_weights(str(path))
 
 

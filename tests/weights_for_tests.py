@@ -1,9 +1,11 @@
 """Small networks with random weights, as loaded weights and as files."""
 
+import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from resnet_core.network import NetworkConfig, ResidualNetwork
 from resnet_core.standard_degradations import DENOISE, bicubic
@@ -48,3 +50,54 @@ def make_weights(config: NetworkConfig = SMALL) -> Weights:
         metadata=metadata_for(config),
         sha256="0" * 64,
     )
+
+
+def foreign_model(kind: str) -> torch.nn.Module:
+    """A small network of another project with random weights, whose pictures aren't flat."""
+    from spandrel import architectures as known  # noqa: PLC0415  seconds, for those who use it
+
+    makers = {
+        "compact": lambda: known.Compact.Compact(num_feat=16, num_conv=4, upscale=2),
+        "esrgan": lambda: known.ESRGAN.ESRGAN(num_filters=16, num_blocks=1, scale=4),
+        "esrgan-unshuffled": lambda: known.ESRGAN.ESRGAN(
+            in_nc=12, num_filters=16, num_blocks=1, scale=4, shuffle_factor=2
+        ),
+        "span": lambda: known.SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2),
+        "fdncnn": lambda: known.DnCNN.DnCNN(
+            in_nc=4, out_nc=3, nc=16, nb=8, act_mode="R", mode="FDnCNN"
+        ),
+        "gray": lambda: known.DnCNN.DnCNN(nc=16, nb=8, act_mode="R"),
+        "swinir": lambda: known.SwinIR.SwinIR(
+            window_size=8,
+            embed_dim=16,
+            depths=[2],
+            num_heads=[2],
+            upscale=2,
+            upsampler="pixelshuffledirect",
+        ),
+    }
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        model = makers[kind]().eval()
+        last = [part for part in model.modules() if isinstance(part, torch.nn.Conv2d)][-1]
+        if (
+            kind != "compact"
+        ):  # it adds to its input; of the others the last layer makes the picture
+            channels = {"fdncnn": 4, "gray": 1}.get(kind, 3)
+            with torch.no_grad():
+                picture = model(torch.rand(1, channels, 32, 32))
+                last.weight.mul_(0.2 / picture.std())
+                last.bias.sub_(picture.mean()).mul_(0.2 / picture.std()).add_(0.5)
+    return model
+
+
+def write_foreign(path: Path, kind: str = "compact") -> Path:
+    """Its file, as its project would give it: `.pth` or `.safetensors`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = foreign_model(kind).state_dict()
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({"params": tensors}, path)
+    return path
