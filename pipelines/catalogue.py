@@ -37,7 +37,7 @@ class ServedWeights:
             location=location,
             sha256=weights.sha256,
             task=weights.metadata.task,
-            scale=weights.config.scale,
+            scale=weights.scale,
             parameters=weights.network.num_parameters,
             licence=weights.metadata.licence,
         )

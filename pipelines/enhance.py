@@ -137,7 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default="sr-x2",
         metavar="NAME|PATH",
-        help="the network: a name from `resray weights list`, or a file (default: sr-x2)",
+        help="the network: a name from `resray weights list`, or a file of resray's, or one that"
+        " spandrel knows (default: sr-x2)",
     )
     how.add_argument(
         "--strength",
@@ -288,7 +289,7 @@ class _Command:
         summary, clock = RunSummary(), Clock()
         print(
             f"Enhancing {self.args.source} into {self.results.url}"
-            f" with {self.weights.name} (x{self.weights.config.scale})",
+            f" with {self.weights.name} (x{self.weights.scale})",
             flush=True,
         )
         try:
@@ -412,8 +413,8 @@ class _Command:
                 name=self.weights.name,
                 sha256=self.weights.sha256,
                 task=metadata.task,
-                scale=self.weights.config.scale,
-                parameters=sum(p.numel() for p in self.weights.network.parameters()),
+                scale=self.weights.scale,
+                parameters=self.weights.network.num_parameters,
                 licence=metadata.licence,
             ),
             settings=_shown_settings(self.settings),

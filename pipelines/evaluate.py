@@ -48,7 +48,7 @@ from resnet_core.images import Image, decode
 from resnet_core.images.image import round_to_8_bit
 from resnet_core.levels import Levels
 from resnet_core.metrics import crop_border, luma_y, psnr_rgb, psnr_y, ssim, ssim_y
-from resnet_core.standard_degradations import gaussian_noise, jpeg
+from resnet_core.standard_degradations import RESTORE, bicubic, gaussian_noise, jpeg
 from resnet_core.weights import Weights, load_weights, packaged_weights
 
 NOISE_SIGMAS = (15, 25, 50)
@@ -138,6 +138,15 @@ def conditions_for(task: str, degradation: Degradation) -> tuple[Condition, ...]
     return (Condition(label=label, degradation=degradation),)
 
 
+def _conditions(weights: Weights) -> tuple[Condition, ...]:
+    """Those of its task; where that isn't known, of clean enlargement or of `restore`."""
+    metadata, scale = weights.metadata, weights.scale
+    if metadata.degradation is not None:
+        return conditions_for(metadata.task, metadata.degradation)
+    assumed = RESTORE if scale == 1 else bicubic(scale)
+    return conditions_for(assumed.name, assumed)
+
+
 def evaluate_folder(
     folder: Path,
     weights: Sequence[Weights],
@@ -214,7 +223,7 @@ def _tallies(
             sha256=each.sha256,
             deviation=_guard(each.metadata.task, settings.strength),
         )
-        for condition in conditions_for(each.metadata.task, each.metadata.degradation):
+        for condition in _conditions(each):
             methods.setdefault(condition, baselines(condition.degradation.scale)).append(method)
     return [
         _Tally(
@@ -419,8 +428,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME|PATH",
         nargs="+",
-        help="weights to measure: names from `resray weights list`, or .safetensors files "
-        "(default: all that come with the package)",
+        help="weights to measure: names from `resray weights list`, or files of resray's, or "
+        "such that spandrel knows (default: all that come with the package)",
     )
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N images by name")
     parser.add_argument(
@@ -502,8 +511,8 @@ def _card(weights: Weights) -> WeightsCard:
         name=weights.name,
         sha256=weights.sha256,
         task=weights.metadata.task,
-        scale=weights.config.scale,
-        parameters=sum(parameter.numel() for parameter in weights.network.parameters()),
+        scale=weights.scale,
+        parameters=weights.network.num_parameters,
         licence=weights.metadata.licence,
     )
 

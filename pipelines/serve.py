@@ -79,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME|PATH",
-        help="the networks, the default first (default: all of the package's)",
+        help="the networks, the default first: names, or files of resray's, or such that spandrel"
+        " knows (default: all of the package's)",
     )
     parser.add_argument(
         "--host", default=HOST, help=f"the address that is listened on (default: {HOST})"

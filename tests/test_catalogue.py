@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weights_for_tests import write_weights
+from weights_for_tests import write_foreign, write_weights
 
 from pipelines.catalogue import (
     USUAL,
@@ -37,6 +37,14 @@ def test_a_card_is_that_of_the_file(tmp_path: Path) -> None:
     assert (served.name, served.task, served.scale) == ("small", "sr-x2", 2)
     assert served.parameters == weights.network.num_parameters
     assert load_model(served.model_id).sha256 == weights.sha256
+
+
+def test_weights_from_elsewhere_are_served_too(tmp_path: Path) -> None:
+    place = write_foreign(tmp_path / "theirs.pth")
+    served = load_catalogue([str(place)]).default
+    assert (served.name, served.task, served.scale) == ("theirs", "other-x2", 2)
+    assert served.licence == "not known"
+    assert load_model(served.model_id).sha256 == served.sha256
 
 
 def test_a_file_that_has_changed_since_is_not_loaded_as_what_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from image_files import noise, pillow, reopened, saved
 from object_store_for_tests import find_weed, make_bucket, use_store
-from weights_for_tests import write_weights
+from weights_for_tests import write_foreign, write_weights
 
 from cluster.connect import ray_session
 from pipelines.cli import main
@@ -172,6 +172,22 @@ def test_a_place_is_mirrored_recorded_and_reported(
     assert main(["enhance", *again]) == 0, "a result is a source like any other"
     found = contents(FolderStore(root=best, temporary=best))
     assert found.keys() == outputs.keys()
+
+
+def test_weights_from_elsewhere_run_like_any_other(folders: Places) -> None:
+    theirs = write_foreign(folders.folder / "theirs.pth")
+    arguments = [*folders.arguments("--tile", "8"), "--weights", str(theirs)]
+    assert main(arguments) == 0
+    weights = load_weights(str(theirs))
+    assert {row.weights_sha256 for row in folders.state().values()} == {weights.sha256}
+    assert set(folders.statuses().values()) == {"suspect"}, "random weights shift the colour"
+    expected = Enhancer(weights).enhance(decode(folders.sources()["a.png"])).pixels
+    found = decode(folders.outputs()["a.png"]).pixels
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+    assert "other-x2" in folders.target.get(REPORT_KEY).data.decode()
+    recorded = folders.num_recorded()
+    assert main(arguments) == 0
+    assert folders.num_recorded() == recorded, "done before"
 
 
 def test_the_same_command_does_only_what_is_new_changed_or_failed_on_demand(

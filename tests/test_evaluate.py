@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from weights_for_tests import write_foreign
 
 from pipelines.evaluate import (
     JPEG_QUALITIES,
@@ -142,6 +143,31 @@ def test_weights_of_one_condition_share_a_table(tmp_path: Path, folder: Path) ->
     }
     assert names == {"bicubic x2": ["sr-x2-0", "sr-x2-1"], "bicubic x4": ["sr-x4-0"]}
     assert results[1].methods[0].name == "bicubic"
+
+
+def test_weights_from_elsewhere_stand_beside_those_of_the_nearest_task(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [weights_file(tmp_path, "sr-x2"), weights_file(tmp_path, "restore")]
+    places += [write_foreign(tmp_path / f"{kind}.pth", kind) for kind in ("compact", "fdncnn")]
+    results = evaluated(folder, *(load_weights(str(place)) for place in places)).conditions
+    names = {
+        result.label: [row.name for row in result.methods if row.is_weights] for result in results
+    }
+    assert names == {"bicubic x2": ["sr-x2-0", "compact"], "restore": ["restore-0", "fdncnn"]}
+    words = (
+        "--weights",
+        str(places[2]),
+        "--strength",
+        "0",
+        "--report",
+        str(tmp_path / "page.html"),
+    )
+    assert run(parse(str(folder), *words)) == 0
+    bicubic, *_, ours = capsys.readouterr().out.split("\n\n")[1].splitlines()[1:]
+    assert ours.split()[:3] == ["compact,", "strength", "0"]
+    assert float(ours.split()[3]) == pytest.approx(float(bicubic.split()[1]), abs=0.02)
+    assert "other-x2" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

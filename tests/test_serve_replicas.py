@@ -33,7 +33,7 @@ from serving_for_tests import (
     records,
     wait_until,
 )
-from weights_for_tests import write_weights
+from weights_for_tests import write_foreign, write_weights
 
 from cluster.connect import ray_session
 from pipelines.cli import main
@@ -387,6 +387,26 @@ def test_replicas_come_from_none_with_the_load_and_go_again(
         assert service.client.enhance(photograph("PNG")).status == 200
     finally:
         serve.delete(APPLICATION)
+
+
+@pytest.mark.ray
+def test_weights_from_elsewhere_give_the_bytes_of_a_bulk_run(
+    running_serve: int, tmp_path: Path
+) -> None:
+    theirs = str(write_foreign(tmp_path / "theirs.pth", "span"))
+    data = photograph("PNG", 120, 150)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "photo.png").write_bytes(data)
+    assert main(["enhance", str(tmp_path / "in"), str(tmp_path / "out"), "--weights", theirs]) == 0
+    service = start(running_serve, tmp_path, weights=(theirs,))
+    try:
+        reply = service.client.enhance(data)
+        (model,) = service.client.ask("GET", "/v1/models").json["models"]
+    finally:
+        serve.delete(APPLICATION)
+    assert reply.body == (tmp_path / "out" / "photo.png").read_bytes()
+    assert reply.headers["x-resray-weights-sha256"] == load_weights(theirs).sha256
+    assert (model["name"], model["task"], model["licence"]) == ("theirs", "other-x2", "not known")
 
 
 @pytest.mark.ray
