@@ -80,7 +80,7 @@ class ForeignNetwork(nn.Module):
         return _tile_rules(self._found)
 
     def dtype_for(self, precision: Precision, device: torch.device) -> torch.dtype:
-        """`auto` is float32: bfloat16 would round the picture itself, by up to a level of 255."""
+        """`auto` is float32: bfloat16 would round the picture itself, not its residual alone."""
         if precision == "auto":
             return torch.float32
         if precision == "bfloat16" and not self._found.supports_bfloat16:
