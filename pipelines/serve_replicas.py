@@ -156,6 +156,8 @@ class RemoteNetwork:
             multiplexed_model_id=weights.model_id,
             # Through shared memory, where that costs less than a message.
             _by_reference=_is_large(image),
+            request_serialization="pickle",
+            response_serialization="pickle",
         )
         response = marked.enhance.remote(image, strength, left_s)
         try:

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,13 @@ from parts.job import WEIGHTS, Job, fused_stage
 from parts.local_store import plain_store
 from resnet_core.images import decode
 
-GROUPS = 5
+GROUPS = 2
+TURNS = ("bare", "resray", "bare", "ray-example", "loop")
+"""In each group. What is compared closely stands side by side: the machine's own speed drifts."""
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 QUALITY = 93
 """Of JPEG, as resray writes it."""
-RAY_BATCH = 16
+RAY_BATCH = 8
 RIVALS_TAKE = 2 * RAY_BATCH
 """Photographs of each group that the rivals take: they need several times as long for each."""
 
@@ -228,11 +230,12 @@ class Rates:
 
     of: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
-    def add(self, name: str, answer: Answer, count: int) -> None:
-        assert answer["objects"] == count, f"{name}: {answer['objects']} of {count} photographs"
-        rate = count / answer["seconds"]
-        self.of.setdefault(name, []).append(rate)
-        print(f"{name}: {rate:.2f}/s", file=sys.stderr)
+    def add(self, group: Mapping[str, Sequence[Answer]]) -> None:
+        """The turns of each in one group."""
+        for name, answers in group.items():
+            objects, seconds = (sum(each[of] for each in answers) for of in ("objects", "seconds"))
+            self.of.setdefault(name, []).append(objects / seconds)
+            print(f"{name}: {objects / seconds:.2f}/s", file=sys.stderr)
 
 
 RIVALS = {
@@ -257,11 +260,10 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
         bare = Contestant("end_to_end", "bare", *alone, environment=WORKER_ENVIRONMENT)
         with bare:
             processes = {"resray": engine, "bare": bare, "ray-example": engine, "loop": loop}
-            # Who is first has what its predecessor left running: each has each place about once.
             for group in range(GROUPS):
-                names = [*RIVALS][group % 4 :] + [*RIVALS][: group % 4]
-                for name in names:
-                    whole = len(range(group, count, GROUPS))
+                answers: dict[str, list[Answer]] = {name: [] for name in RIVALS}
+                whole = len(range(group, count, GROUPS))
+                for name in TURNS:
                     is_rival = name in {"ray-example", "loop"}
                     prefix = f"photographs-{group}" + ("/first" if is_rival else "")
                     answer = processes[name].ask(
@@ -271,7 +273,10 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
                         source=f"s3://{bucket}/{prefix}",
                         target=f"s3://{bucket}/{name}-{group}",
                     )
-                    rates.add(name, answer, min(whole, RIVALS_TAKE) if is_rival else whole)
+                    asked = min(whole, RIVALS_TAKE) if is_rival else whole
+                    assert answer["objects"] == asked, f"{name}: {answer['objects']} of {asked}"
+                    answers[name].append(answer)
+                rates.add(answers)
     print(rate_table(rates, count))
     ours = rates.of["resray"]
     return [
