@@ -16,23 +16,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import object_store_for_tests
 import pytest
 from image_files import noise, photo, pillow, saved, still, still_16_bit
 from object_store_for_tests import (
     READER,
     WRITER,
-    FaultProxy,
     Faults,
     boto_client,
-    fault_proxy,
     make_bucket,
     moto,
     use_store,
 )
 from ray.cluster_utils import Cluster
+from store_board_for_tests import Answer, Board
 from test_enhance import ROOT, Places, contents, image
 from weights_for_tests import write_weights
 
@@ -54,60 +51,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]
 NODE_CPUS = 2
 DEADLINE_S = 1200.0
 
-Answer = tuple[int, Mapping[str, str], bytes]
-Serve = Callable[[str, str, Callable[[], Answer]], Answer]
-"""Method, path, and a function that asks the store, to the answer that the client gets."""
-
-
-def pass_on(_method: str, _path: str, ask: Callable[[], Answer]) -> Answer:
-    return ask()
-
 
 def refusal(status: int, code: str, message: str) -> Answer:
     return status, {}, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-
-
-@dataclass(kw_only=True)
-class Board:
-    """The one address of all stores."""
-
-    proxy: FaultProxy
-    seaweedfs: str
-    store: str
-    """The endpoint that requests go to."""
-    serve: Serve = pass_on
-
-    def reset(self) -> None:
-        self.store, self.serve, self.proxy.faults = self.seaweedfs, pass_on, Faults()
-
-
-def board_handler(board: list[Board]) -> type[object_store_for_tests._Handler]:
-    class Handler(object_store_for_tests._Handler):
-        def _ask_the_store(self, body: bytes) -> Answer:
-            self.store_host = board[0].store.removeprefix("http://")
-            ask = super()._ask_the_store
-            return board[0].serve(self.command, unquote(self.path), lambda: ask(body))
-
-    return Handler
-
-
-@pytest.fixture(scope="module")
-def one_board(seaweedfs_endpoint: str) -> Iterator[Board]:
-    boards: list[Board] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_store_for_tests, "_Handler", board_handler(boards))
-        with fault_proxy(seaweedfs_endpoint) as proxy:
-            boards.append(
-                Board(proxy=proxy, seaweedfs=seaweedfs_endpoint, store=seaweedfs_endpoint)
-            )
-            use_store(patch, proxy.endpoint)
-            yield boards[0]
-
-
-@pytest.fixture
-def board(one_board: Board) -> Iterator[Board]:
-    yield one_board
-    one_board.reset()
 
 
 @pytest.fixture(scope="module")

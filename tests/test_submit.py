@@ -10,12 +10,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-import object_store_for_tests
 import pytest
 from cluster_for_tests import NODE_CPUS, TokenCluster, token_cluster
-from object_store_for_tests import fault_proxy, make_bucket, use_store
+from object_store_for_tests import make_bucket
 from packaging.specifiers import SpecifierSet
-from test_bulk_faults import Answer, Board, Serve, board_handler
+from store_board_for_tests import Answer, Board, Serve
 from test_enhance import Places, image
 from weights_for_tests import write_weights
 
@@ -138,19 +137,6 @@ def test_the_check_of_python_is_understood_by_an_old_one() -> None:
 
 
 # On a cluster.
-
-
-@pytest.fixture(scope="module")
-def one_board(seaweedfs_endpoint: str) -> Iterator[Board]:
-    """The address of the store for all nodes; a test says what becomes of each request."""
-    boards: list[Board] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_store_for_tests, "_Handler", board_handler(boards))
-        with fault_proxy(seaweedfs_endpoint) as proxy:
-            endpoint = seaweedfs_endpoint
-            boards.append(Board(proxy=proxy, seaweedfs=endpoint, store=endpoint))
-            use_store(patch, proxy.endpoint)
-            yield boards[0]
 
 
 @pytest.fixture(scope="module")
