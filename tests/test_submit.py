@@ -7,15 +7,17 @@ import sys
 import threading
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cluster_for_tests import NODE_CPUS, TokenCluster, token_cluster
 from object_store_for_tests import make_bucket
 from packaging.specifiers import SpecifierSet
+from photographs_for_tests import write_photographs
 from store_board_for_tests import Answer, Board, Serve
 from test_enhance import Places, image
+from training_for_tests import SETS
 from weights_for_tests import write_weights
 
 from cluster.jobs import LEAST_RAY
@@ -24,7 +26,9 @@ from pipelines.cli import build_parser, main
 from pipelines.s3_store import S3Store
 from pipelines.storage import RESERVED
 from pipelines.submit import job_command, job_environment, packed_code
+from pipelines.training_run import load_newest
 from resnet_core.errors import ConfigError
+from resnet_core.weights import parse_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -184,10 +188,10 @@ def gate(written: list[str], changed: threading.Event) -> Serve:
 @pytest.mark.ray
 @pytest.mark.s3
 def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
-    nodes: TokenCluster, one_board: Board, tmp_path: Path
+    nodes: TokenCluster, board: Board, tmp_path: Path
 ) -> None:
     source, target = (
-        S3Store(bucket=make_bucket(one_board.seaweedfs), prefix=each) for each in ("in", "out")
+        S3Store(bucket=make_bucket(board.seaweedfs), prefix=each) for each in ("in", "out")
     )
     places = Places(tmp_path, source, target)
     write_weights(tmp_path / "small.safetensors")
@@ -196,14 +200,14 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     places.source.put("broken.jpg", image("JPEG")[:200])
     written: list[str] = []
     changed = threading.Event()
-    one_board.serve = gate(written, changed)
+    board.serve = gate(written, changed)
     process = start(nodes, "--cpus", str(3 * NODE_CPUS), "--", *places.arguments("--workers", "3"))
     try:
         while len(written) <= 10 and process.poll() is None:
             changed.wait(0.05)
         assert process.poll() is None, process.communicate()
         assert nodes.add_node() == 4
-        assert nodes.kill_node() == 3
+        assert nodes.kill_node(having="StageWorker") == 3
     finally:
         changed.set()
     out, errors = process.communicate(timeout=DEADLINE_S)
@@ -219,6 +223,49 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     assert statuses.pop("broken.jpg") == "failed"
     assert len(statuses) == 60
     assert set(statuses.values()) == {"ok"}
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_a_training_of_two_workers_ends_with_weights_although_a_node_of_theirs_is_killed(
+    nodes: TokenCluster, board: Board, tmp_path: Path
+) -> None:
+    bucket = make_bucket(board.seaweedfs)
+    photographs, output = (S3Store(bucket=bucket, prefix=each) for each in ("in", "runs/x2"))
+    for path in write_photographs(tmp_path, 2).iterdir():
+        photographs.put(path.name, path.read_bytes())
+    saved, changed = threading.Event(), threading.Event()
+
+    def serve(method: str, path: str, ask: Callable[[], Answer]) -> Answer:
+        """After the first checkpoint there is no other until the cluster is another."""
+        if method == "PUT" and "/checkpoints/" in path:
+            assert not saved.is_set() or changed.wait(DEADLINE_S)
+            answer = ask()
+            saved.set()
+            return answer
+        return ask()
+
+    board.serve = serve
+    train = ["train", "sr-x2", "--data", photographs.url, "--output", output.url]
+    process = start(nodes, "--cpus", "4", "--", *train, "--num-workers", "2", *SETS)
+    try:
+        while not saved.wait(0.05) and process.poll() is None:
+            pass
+        assert process.poll() is None, process.communicate()
+        assert nodes.kill_node(having="RayTrainWorker") == 2
+    finally:
+        changed.set()
+    out, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + errors
+    assert "ended after step 6: all 6 steps of the schedule are done" in out
+    last = load_newest(output)
+    assert last is not None
+    assert [row["step"] for row in last.history] == [2, 4, 6]
+    assert last.history[0]["starts"] < last.history[-1]["starts"], "they started again"
+    weights = parse_weights("sr-x2", output.get("sr-x2.safetensors").data)
+    best = max(row["psnr_y_db"] for row in last.history)
+    assert weights.metadata.figures["validation psnr_y_db"] == best
+    assert nodes.add_node() == 3
 
 
 @pytest.mark.ray
