@@ -37,6 +37,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
 from pipelines.data_engine import data_context, iterate, quieten
@@ -391,9 +392,12 @@ class BulkRun:
         """
         if not self._has_work():
             return
-        conductor: Any = (
-            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Conductor)
-        ).remote(self.list_works, pool=self.pool)
+        # Beside the driver: no other machine that goes takes it along.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        conductor: Any = ray.remote(**options, scheduling_strategy=here)(Conductor).remote(
+            self.list_works, pool=self.pool
+        )
         with self._reporting(conductor):
             for table in self._tables(conductor):
                 for item in itertools.chain.from_iterable(unpack(table)):
