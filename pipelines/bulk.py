@@ -393,11 +393,13 @@ class BulkRun:
         if not self._has_work():
             return
         # Beside the driver: no other machine that goes takes it along.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        conductor: Any = ray.remote(**options, scheduling_strategy=here)(Conductor).remote(
-            self.list_works, pool=self.pool
-        )
+        node_id = ray.get_runtime_context().get_node_id()
+        here: Any = NodeAffinitySchedulingStrategy(node_id, soft=True)
+        conductor: Any = (
+            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(
+                Conductor
+            )
+        ).remote(self.list_works, pool=self.pool)
         with self._reporting(conductor):
             for table in self._tables(conductor):
                 for item in itertools.chain.from_iterable(unpack(table)):
