@@ -37,6 +37,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import WORKER_ENVIRONMENT, Resources
 from pipelines.data_engine import data_context, iterate, quieten
@@ -391,8 +392,13 @@ class BulkRun:
         """
         if not self._has_work():
             return
+        # Beside the driver: no other machine that goes takes it along.
+        node_id = ray.get_runtime_context().get_node_id()
+        here: Any = NodeAffinitySchedulingStrategy(node_id, soft=True)
         conductor: Any = (
-            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Conductor)
+            ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(
+                Conductor
+            )
         ).remote(self.list_works, pool=self.pool)
         with self._reporting(conductor):
             for table in self._tables(conductor):

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -25,10 +25,14 @@ FOLDER = "checkpoints/"
 KEPT_LAST = 2
 _NAME = re.compile(rf"{FOLDER}(\d+)-([0-9a-f]{{16}})\.safetensors")
 _HISTORY = "history"
+_SCALARS = "scalars"
 
 Row = dict[str, float]
 """One validation: step, loss, psnr_y_db, ssim_y, what the steps before took, and the starts until
 then."""
+
+Scalars = list[tuple[int, dict[str, float]]]
+"""Of each step, counted from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +42,19 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     history: list[Row]
+    scalars: Scalars = field(default_factory=Scalars)
+    """Since the last row of `history`."""
 
 
 def save_checkpoint(store: Store, checkpoint: Checkpoint) -> str:
     """Writes a checkpoint, reads it back, and removes those that aren't kept. Returns its key.
 
-    Kept are the last two and the best by `psnr_y_db`. Raises DataError if it can't be written, or
+    Kept are the last two and the best by `psnr_y_db`, and one without a validation until the next.
+    Raises DataError if it can't be written, or
     if the store gives other bytes back.
     """
-    data = save(checkpoint.tensors, {_HISTORY: json.dumps(checkpoint.history)})
+    notes = {_HISTORY: checkpoint.history, _SCALARS: checkpoint.scalars}
+    data = save(checkpoint.tensors, {name: json.dumps(value) for name, value in notes.items()})
     key = f"{FOLDER}{checkpoint.step:08}-{_digest(data)}.safetensors"
     store.put(key, data)
     if store.get(key).data != data:
@@ -108,7 +116,12 @@ def read_checkpoint(store: Store, key: str) -> Checkpoint:
         raise DataError(f"{store.url_of(key)}: damaged ({error})") from error
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])["__metadata__"]
-    return Checkpoint(step=int(name[1]), tensors=tensors, history=json.loads(header[_HISTORY]))
+    return Checkpoint(
+        step=int(name[1]),
+        tensors=tensors,
+        history=json.loads(header[_HISTORY]),
+        scalars=[(step, values) for step, values in json.loads(header.get(_SCALARS, "[]"))],
+    )
 
 
 class Saver:

@@ -2,13 +2,17 @@
 
 Ray Train (2.60) ends running workers wherever they are once there is room for another number of
 them. Here it only asks; the workers end behind their next checkpoint, and Ray Train starts as many
-as there is room for then.
+as there is room for then. It lets workers go on until a machine that is to go (a drained node) is
+gone, and counts it as room; here they hear of it, and it is none.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from ray._private.state import state
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -18,6 +22,14 @@ from ray.train.v2._internal.execution.scaling_policy import (
 
 LOOK_EVERY_S = 5.0
 """Between two looks at how many workers there is room for."""
+
+
+def machine_is_to_go() -> bool:
+    """Whether this worker has heard that a machine of the workers is to go.
+
+    `ray.train.get_preemption_info` holds up all workers until each has asked.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 class ElasticTrainer(TorchTrainer):
@@ -47,3 +59,8 @@ class _AskingPolicy(ElasticScalingPolicy):
         if isinstance(decision, ResizeDecision):
             self._board.ask_to_restart.remote()
         return NoopDecision()
+
+    def _count_possible_workers(self, reserved_resources: Mapping[str, Any]) -> int:
+        draining = state.get_draining_nodes()
+        staying = {node: each for node, each in reserved_resources.items() if node not in draining}
+        return super()._count_possible_workers(staying)

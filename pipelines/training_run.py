@@ -6,7 +6,8 @@
 
 Workers that die are started again, by Ray Train, as many as there is room for between the bounds;
 they go on from the newest checkpoint that is whole. So do those that there is more room for, once
-they have one. Errors that would come again end the run.
+they have one, and those of which a machine is to go, which save what they have at once. Errors that
+would come again end the run.
 """
 
 import math
@@ -37,11 +38,12 @@ from pipelines.checkpoints import (
     Checkpoint,
     Row,
     Saver,
+    Scalars,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from pipelines.elastic import LOOK_EVERY_S, ElasticTrainer
+from pipelines.elastic import LOOK_EVERY_S, ElasticTrainer, machine_is_to_go
 from pipelines.patch_stream import Batch, Makers, stream
 from pipelines.photographs import Picture, PreparedData
 from pipelines.quantities import format_duration
@@ -61,7 +63,7 @@ from resnet_core.training import Trainer, TrainingRecipe
 MAX_STARTS = 4
 """Workers that die as often without getting further end the run."""
 PULSE_STEPS = 10
-"""Steps between looks at the losses of all workers and at the clock."""
+"""Steps between looks at the losses of all workers, at the clock and at machines that are to go."""
 SHOWN_PICTURES = 4
 SHOWN_PX = 160
 CPU_MAKERS = Makers(count=2, cpus_each=0.0)
@@ -212,7 +214,7 @@ class _Worker:
         self._starts = 1
         self._losses: list[torch.Tensor] = []
         """Of this worker's share, since the last exchange."""
-        self._scalars: list[tuple[int, dict[str, float]]] = []
+        self._scalars = Scalars()
         """Since the last validation."""
 
     def run(self) -> None:
@@ -232,10 +234,12 @@ class _Worker:
                 self._board.update.remote(step)
             validates = step % recipe.validate_every == 0 or step == steps.stop
             if validates or step % PULSE_STEPS == 0:
-                time_is_up = self._exchange()
+                time_is_up, is_to_go = self._exchange()
                 if validates or time_is_up:
                     self._validate(validation)
                     ended = rules.reason(self._history, time_is_up=time_is_up)
+                if is_to_go and not ended:
+                    self._hand_on(is_saved=validates)
             if ended:
                 break
             if validates:
@@ -255,10 +259,20 @@ class _Worker:
         if key is not None:
             checkpoint = read_checkpoint(self._job.output, key)
             self._trainer.load_state(checkpoint.tensors)
-            self._history = checkpoint.history
-            self._starts = 1 + int(checkpoint.history[-1].get("starts", 1))
+            self._history, self._scalars = checkpoint.history, checkpoint.scalars
+            self._starts = 1 + int(checkpoint.history[-1].get("starts", 1) if self._history else 1)
         elif self._job.start is not None:
             self._trainer.start_from(self._job.start)
+
+    def _hand_on(self, *, is_saved: bool) -> None:
+        """Lets the workers start again from here, where no machine is to go."""
+        if self._rank == 0:
+            self._board.tell.remote("a machine is to go: going on without it")
+            self._board.ask_to_restart.remote()
+            if not is_saved:
+                checkpoint = self._checkpoint(self._scalars)
+                self._saver.submit(partial(self._put, checkpoint))
+        self._restart_if_asked()
 
     def _restart_if_asked(self) -> None:
         """Ends here, behind a checkpoint, if there is room for another number of workers."""
@@ -277,15 +291,16 @@ class _Worker:
             makers=self._job.makers,
         )
 
-    def _exchange(self) -> bool:
-        """Brings the workers' losses together, and whether the first one's time is up."""
+    def _exchange(self) -> tuple[bool, bool]:
+        """Brings the workers' losses together; whether the first one's time is up, and whether any
+        has heard of a machine that is to go."""
         late = self._rank == 0 and self._clock.is_over(self._job.rules.max_time_s)
         own = torch.stack(self._losses)
-        together = torch.cat([own, own.new_tensor([float(late)])])
+        together = torch.cat([own, own.new_tensor([float(late), float(machine_is_to_go())])])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(together)
         self._losses.clear()
-        *sums, lateness = together.tolist()
+        *sums, lateness, leaving = together.tolist()
         first = self._trainer.step_count - len(sums)
         means = [value / self._world_size for value in sums]
         for step, loss in enumerate(means, start=first):
@@ -294,7 +309,7 @@ class _Worker:
                 self._stop_at(step, "the loss is", is_own=is_own)
             rate = self._trainer.learning_rate(step)
             self._scalars.append((step + 1, {"loss": loss, "learning rate": rate}))
-        return lateness > 0
+        return lateness > 0, leaving > 0
 
     def _stop_at(self, step: int, what: str, *, is_own: bool) -> None:
         """No number came out of `step`. Only who knows whose share it was in tells the keys."""
@@ -344,25 +359,30 @@ class _Worker:
                 self._save(row, scalars, shown)
         self._clock.begin_interval(trainer.step_count)
 
-    def _save(
-        self, row: Row, scalars: list[tuple[int, dict[str, float]]], shown: Sequence["Measured"]
-    ) -> None:
-        output = self._job.output
-        checkpoint = Checkpoint(
-            step=self._trainer.step_count,
-            tensors=self._trainer.state(),
-            history=list(self._history),
-        )
+    def _save(self, row: Row, scalars: Scalars, shown: Sequence["Measured"]) -> None:
+        checkpoint = self._checkpoint()
         figures = {name: value for name, value in row.items() if name not in ("step", "loss")}
         events = [*scalars, (checkpoint.step, {f"validation {n}": v for n, v in figures.items()})]
         pictures = {f"validation {each.key}": each.compared for each in shown}
 
         def save() -> None:
-            key = save_checkpoint(output, checkpoint)
-            self._board.saved.remote(output.url_of(key))
-            write_events(output, events, pictures)
+            self._put(checkpoint)
+            write_events(self._job.output, events, pictures)
 
         self._saver.submit(save)
+
+    def _checkpoint(self, scalars: Sequence[tuple[int, dict[str, float]]] = ()) -> Checkpoint:
+        """Of now."""
+        return Checkpoint(
+            step=self._trainer.step_count,
+            tensors=self._trainer.state(),
+            history=list(self._history),
+            scalars=list(scalars),
+        )
+
+    def _put(self, checkpoint: Checkpoint) -> None:
+        key = save_checkpoint(self._job.output, checkpoint)
+        self._board.saved.remote(self._job.output.url_of(key))
 
 
 class _OtherWorkerError(Exception):

@@ -1,7 +1,7 @@
 """A cluster of Ray nodes on this machine with a token, in a process of its own.
 
-As a script it is that process: it prints the dashboard's address when it is up, takes the words
-`add` and `kill` from its input, answers each with the number of nodes, and ends with its input.
+As a script it is that process: it prints the dashboard's address when it is up, answers each line
+of its input (`add`, `kill ACTOR`, `drain ACTOR`, `left ACTOR`) with a number, and ends with it.
 """
 
 import itertools
@@ -14,7 +14,10 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 NODE_CPUS = 2
 
@@ -32,14 +35,22 @@ class TokenCluster:
         """The number of nodes after it."""
         return self._tell("add")
 
-    def kill_node(self) -> int:
-        """The oldest but for the head, without a warning."""
-        return self._tell("kill")
+    def kill_node(self, having: str) -> int:
+        """One with a living actor of that class, but not the head; the number of nodes after it."""
+        return self._tell(f"kill {having}")
 
-    def _tell(self, word: str) -> int:
+    def drain_node(self, having: str) -> int:
+        """Announce that such a node is to go; the number of nodes."""
+        return self._tell(f"drain {having}")
+
+    def left_on_drained(self, having: str) -> int:
+        """The number of living actors of that class on nodes that are to go."""
+        return self._tell(f"left {having}")
+
+    def _tell(self, line: str) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(word, file=self.process.stdin, flush=True)
+        print(line, file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
 
@@ -74,6 +85,32 @@ def token_cluster(environment: Mapping[str, str]) -> Generator[TokenCluster]:
         process.communicate()
 
 
+def nodes_with(nodes: "Cluster", actor: str) -> list[str]:
+    """The node of each living actor whose class has `actor` in its name, in a stable order."""
+    table = nodes.global_state.actor_table(None, actor_state_name="ALIVE")
+    found = [each for each in table.values() if actor in each["ActorClassName"]]
+    return [each["Address"]["NodeID"] for each in sorted(found, key=lambda each: each["ActorID"])]
+
+
+def worker_with(nodes: "Cluster", actor: str) -> Any:
+    """The oldest node that has one, but for the head."""
+    places = nodes_with(nodes, actor)
+    return next(node for node in nodes.worker_nodes if node.node_id in places)
+
+
+def drain(address: str, node_id: str) -> None:
+    """As `ray drain-node` does where AWS or Kubernetes say that they take a machine back."""
+    from ray._raylet import GcsClient  # noqa: PLC0415
+    from ray.core.generated.autoscaler_pb2 import (  # noqa: PLC0415
+        DRAIN_NODE_REASON_PREEMPTION,
+    )
+
+    accepted, why = GcsClient(address=address).drain_node(
+        node_id, DRAIN_NODE_REASON_PREEMPTION, "a test", 0
+    )
+    assert accepted, why
+
+
 def serve_words() -> None:
     """What the process does."""
     # Each node has a folder of its own, as on machines: in one for all they would unpack the code
@@ -85,22 +122,33 @@ def serve_words() -> None:
 
         places = (f"{folder}/{number}" for number in itertools.count(1))
 
-        def add() -> Any:
-            return nodes.add_node(num_cpus=NODE_CPUS, temp_dir=next(places))
+        def add() -> None:
+            nodes.add_node(num_cpus=NODE_CPUS, temp_dir=next(places))
 
         head: dict[str, Any] = {"num_cpus": NODE_CPUS, "include_dashboard": True}
         # Free ports, also for the agent at which jobs begin: another Ray may have the usual ones.
         head |= {"dashboard_port": 0, "dashboard_agent_listen_port": None}
         nodes = Cluster(initialize_head=True, head_node_args=head)
+        drained: set[str] = set()
         try:
-            workers = [add() for _ in range(2)]
+            for _ in range(2):
+                add()
             print(f"http://{nodes.head_node.address_info['webui_url']}", flush=True)
             for line in sys.stdin:
-                if line.strip() == "add":
-                    workers.append(add())
+                word, _, actor = line.strip().partition(" ")
+                if word == "left":
+                    left = sum(place in drained for place in nodes_with(nodes, actor))
+                    print(left, flush=True)
+                    continue
+                if word == "add":
+                    add()
+                elif word == "kill":
+                    nodes.remove_node(worker_with(nodes, actor), allow_graceful=False)
                 else:
-                    nodes.remove_node(workers.pop(0), allow_graceful=False)
-                print(1 + len(workers), flush=True)
+                    node_id = worker_with(nodes, actor).node_id
+                    drain(nodes.address, node_id)
+                    drained.add(node_id)
+                print(1 + len(nodes.worker_nodes), flush=True)
         finally:
             nodes.shutdown()
 

@@ -10,11 +10,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from cluster.connect import set_environment
+
+if TYPE_CHECKING:
+    from store_board_for_tests import Board
 
 set_environment()
 # The background jobs of a shell ignore Ctrl-C, and so would the commands that the tests start.
@@ -55,3 +59,19 @@ def s3_bucket(seaweedfs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
     use_store(monkeypatch, seaweedfs_endpoint)
     return make_bucket(seaweedfs_endpoint)
+
+
+@pytest.fixture(scope="module")
+def one_board(seaweedfs_endpoint: str) -> "Iterator[Board]":
+    """The one address of that store for this file's tests, and for what they start."""
+    from store_board_for_tests import store_board  # noqa: PLC0415
+
+    with store_board(seaweedfs_endpoint) as board:
+        yield board
+
+
+@pytest.fixture
+def board(one_board: "Board") -> "Iterator[Board]":
+    """The same, as it was at the end of a test."""
+    yield one_board
+    one_board.reset()

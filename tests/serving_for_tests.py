@@ -4,13 +4,14 @@ import http.client
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import quote
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import numpy as np
@@ -206,6 +207,32 @@ class Client:
         with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
             connection.sendall(head.encode() + body)
             yield connection
+
+
+class Load:
+    """Clients that ask without a pause, in a `with` block; the replies' statuses and hashes."""
+
+    def __init__(self, client: Client, body: bytes, *, clients: int) -> None:
+        self.seen: list[tuple[int, str]] = []
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(client, body)) for _ in range(clients)
+        ]
+
+    def _ask(self, client: Client, body: bytes) -> None:
+        while not self._over.is_set():
+            reply = client.enhance(body)
+            self.seen.append((reply.status, reply.headers.get("x-resray-weights-sha256", "")))
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(120)
 
 
 def pixels_of(data: bytes) -> Any:

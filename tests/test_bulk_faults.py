@@ -13,26 +13,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import object_store_for_tests
 import pytest
+import ray
+from cluster_for_tests import drain
 from image_files import noise, photo, pillow, saved, still, still_16_bit
 from object_store_for_tests import (
     READER,
     WRITER,
-    FaultProxy,
     Faults,
     boto_client,
-    fault_proxy,
     make_bucket,
     moto,
     use_store,
 )
 from ray.cluster_utils import Cluster
+from ray.data._internal.execution.operators import actor_pool_map_operator
+from store_board_for_tests import Answer, Board
 from test_enhance import ROOT, Places, contents, image
 from weights_for_tests import write_weights
 
@@ -45,7 +46,7 @@ from pipelines.folder_store import FolderStore
 from pipelines.ledger import LedgerRow
 from pipelines.s3_store import S3Store
 from pipelines.storage import RESERVED
-from pipelines.worklist import Work
+from pipelines.worklist import Verdict, Work
 from resnet_core.images import decode
 from resnet_core.weights import load_weights
 
@@ -54,60 +55,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]
 NODE_CPUS = 2
 DEADLINE_S = 1200.0
 
-Answer = tuple[int, Mapping[str, str], bytes]
-Serve = Callable[[str, str, Callable[[], Answer]], Answer]
-"""Method, path, and a function that asks the store, to the answer that the client gets."""
-
-
-def pass_on(_method: str, _path: str, ask: Callable[[], Answer]) -> Answer:
-    return ask()
-
 
 def refusal(status: int, code: str, message: str) -> Answer:
     return status, {}, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-
-
-@dataclass(kw_only=True)
-class Board:
-    """The one address of all stores."""
-
-    proxy: FaultProxy
-    seaweedfs: str
-    store: str
-    """The endpoint that requests go to."""
-    serve: Serve = pass_on
-
-    def reset(self) -> None:
-        self.store, self.serve, self.proxy.faults = self.seaweedfs, pass_on, Faults()
-
-
-def board_handler(board: list[Board]) -> type[object_store_for_tests._Handler]:
-    class Handler(object_store_for_tests._Handler):
-        def _ask_the_store(self, body: bytes) -> Answer:
-            self.store_host = board[0].store.removeprefix("http://")
-            ask = super()._ask_the_store
-            return board[0].serve(self.command, unquote(self.path), lambda: ask(body))
-
-    return Handler
-
-
-@pytest.fixture(scope="module")
-def one_board(seaweedfs_endpoint: str) -> Iterator[Board]:
-    boards: list[Board] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_store_for_tests, "_Handler", board_handler(boards))
-        with fault_proxy(seaweedfs_endpoint) as proxy:
-            boards.append(
-                Board(proxy=proxy, seaweedfs=seaweedfs_endpoint, store=seaweedfs_endpoint)
-            )
-            use_store(patch, proxy.endpoint)
-            yield boards[0]
-
-
-@pytest.fixture
-def board(one_board: Board) -> Iterator[Board]:
-    yield one_board
-    one_board.reset()
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +238,91 @@ def test_ten_kills_lose_nothing_and_leave_nothing_partial(
     assert state.keys() == expected.keys()
     assert {row.status for row in state.values()} == {"ok"}
     assert places.outputs() == expected
+
+
+# A machine that is to go.
+
+
+def wait_for(holds: Callable[[], bool], rows: "Future[None]") -> None:
+    while not holds():
+        assert not rows.done(), rows.result()
+        time.sleep(0.05)
+
+
+def what_is_heard(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The nodes of which the engine in this process has heard that they are to go."""
+    heard, ask = set[str](), actor_pool_map_operator.get_draining_nodes
+
+    def ask_and_note() -> dict[str, int]:
+        found = ask()
+        heard.update(found)
+        return found
+
+    monkeypatch.setattr(actor_pool_map_operator, "get_draining_nodes", ask_and_note)
+    return heard
+
+
+def test_a_node_that_is_to_go_ends_what_it_has_gets_no_more_and_nothing_is_done_twice(
+    nodes: Cluster, session: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{number:02d}.png" for number in range(40)]
+
+    def works() -> Iterator[tuple[Work, Verdict]]:
+        for key in keys:
+            yield Work(key=key, bytes=1, etag="1", changed_key=key), "todo"
+
+    def enhance(work: Work) -> LedgerRow:
+        """Not before the node, and the last object, are let."""
+        node = ray.get_runtime_context().get_node_id()
+        with (tmp_path / f"{node}.begun").open("a") as file:
+            file.write(f"{work.key}\n")
+        for gate in (node, *([work.key] if work.key == keys[-1] else [])):
+            while not (tmp_path / gate).exists():
+                time.sleep(0.01)
+        return give_up(work, "")
+
+    def give_up(work: Work, reason: str) -> LedgerRow:
+        return LedgerRow(
+            key=work.key,
+            status="ok",
+            reason=reason,
+            source_etag=work.etag,
+            source_bytes=work.bytes,
+            weights_sha256="w",
+            settings_hash="s",
+        )
+
+    def begun(node: str) -> list[str]:
+        path = tmp_path / f"{node}.begun"
+        return path.read_text().split() if path.exists() else []
+
+    heard = what_is_heard(monkeypatch)
+    # Each object is a batch.
+    pool = replace(bulk.Pool.of(session, workers=(2, 2)), batch_bytes=1)
+    stage = bulk.Stage(name="all", build=lambda: enhance, give_up=give_up, has_network=True)
+    done: list[str] = []
+
+    def take() -> None:
+        run = bulk.BulkRun(list_works=works, stages=[stage], pool=pool)
+        done.extend(row.key for row in run.rows())
+
+    with ThreadPoolExecutor(1) as threads:
+        rows = threads.submit(take)
+        ids = [nodes.head_node.node_id, *(node.node_id for node in nodes.worker_nodes)]
+        wait_for(lambda: sum(len(begun(node)) == bulk.CALLS_AT_ONCE for node in ids) == 2, rows)
+        leaving = next(node for node in nodes.worker_nodes if begun(node.node_id))
+        drain(nodes.address, leaving.node_id)
+        wait_for(lambda: leaving.node_id in heard, rows)
+        for node in ids:
+            (tmp_path / node).touch()
+        wait_for(lambda: len(done) == len(keys) - 1, rows)
+        nodes.remove_node(leaving, allow_graceful=False)
+        (tmp_path / keys[-1]).touch()
+        rows.result()
+    nodes.add_node(num_cpus=NODE_CPUS)
+    assert sorted(done) == keys
+    assert sorted(key for node in ids for key in begun(node)) == keys, "each is begun once"
+    assert len(begun(leaving.node_id)) <= bulk.TASKS_IN_FLIGHT
 
 
 # A store that fails.

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, the last two and the best are kept, damage is passed over."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_what_is_read_is_what_was_saved(store: Store) -> None:
     found = read_checkpoint(store, key)
     assert (found.step, found.history) == (saved.step, saved.history)
     assert torch.equal(found.tensors["a"], saved.tensors["a"])
+
+
+def test_one_between_two_validations_keeps_the_steps_since_and_goes_with_the_next(
+    store: Store,
+) -> None:
+    scores = {4: 30.0, 8: 31.0}
+    save_checkpoint(store, checkpoint(4, scores))
+    between = replace(checkpoint(6, scores), scalars=[(5, {"loss": 0.5}), (6, {"loss": 0.25})])
+    assert read_checkpoint(store, save_checkpoint(store, between)).scalars == between.scalars
+    assert kept(store) == [4, 6]
+    found = newest_checkpoint(store, pytest.fail)
+    assert found is not None
+    assert found[1].step == 6
+    assert best_checkpoint(store, between.history, pytest.fail).step == 4
+    save_checkpoint(store, checkpoint(8, scores))
+    assert kept(store) == [4, 8]
 
 
 @given(scores=st.lists(st.floats(20, 40), min_size=1, max_size=8))

@@ -19,11 +19,13 @@ import ray
 import yaml
 from jsonschema import Draft7Validator
 from packaging.requirements import Requirement
+from ray._private import ray_constants
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
-from ray.scripts.scripts import start
+from ray.scripts.scripts import drain_node, start
 from ray.serve.schema import ServeDeploySchema
 
+from cluster import spot
 from cluster.jobs import DASHBOARD_PORT, LEAST_RAY
 from pipelines import cli, estimate, submit, submitted
 from pipelines.api_keys import VARIABLE
@@ -41,6 +43,8 @@ DOCKERFILE = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
 SERVE = yaml.safe_load((CLUSTER / "serve.yaml").read_text(encoding="utf-8"))
 OVERLAYS = ("cpu", "gpu")
 METRICS_PORT = 8080
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+AWS_NOTICE_S = 120
 
 Manifest = dict[str, Any]
 
@@ -167,7 +171,30 @@ def test_the_service_has_its_environment_on_every_machine() -> None:
     service = [of_kind(written(), "RayService")]
     for container in containers(service):
         given = {each["name"]: each.get("value") for each in container["env"]}
+        given.pop(DRAIN, None)
         assert given == {**ENVIRONMENT, VARIABLE: None}
+
+
+def check_workers_drain(found: list[Manifest]) -> None:
+    """A worker's pod that is to go outlives its drain, which is as long as a request may take."""
+    pods = [
+        group["template"]["spec"] for each in clusters(found) for group in each["workerGroupSpecs"]
+    ]
+    assert pods
+    for pod in pods:
+        (container,) = pod["containers"]
+        (drain_s,) = (float(e["value"]) for e in container["env"] if e["name"] == DRAIN)
+        assert SERVE["applications"][0]["args"]["deadline_s"] < drain_s
+        assert drain_s < pod["terminationGracePeriodSeconds"] < AWS_NOTICE_S
+
+
+def test_workers_that_are_to_go_are_drained_first() -> None:
+    assert DRAIN in vars(ray_constants), "Ray reads it"
+    check_workers_drain(written())
+
+
+def test_so_are_those_with_gpus() -> None:
+    check_workers_drain(build_overlay("gpu"))
 
 
 def test_serve_yaml_is_what_serve_and_the_builder_take() -> None:
@@ -351,6 +378,15 @@ def test_ray_start_knows_the_options() -> None:
         assert context.params["metrics_export_port"] == METRICS_PORT
     assert f"--dashboard-port={DASHBOARD_PORT}" in starts[0]
     assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+
+
+def test_spot_workers_wait_for_the_notice_of_aws() -> None:
+    (command,) = (each for each in aws()["worker_start_ray_commands"] if "cluster.spot" in each)
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+    words = shlex.split(command.replace("$", ""))
+    first = words.index("cluster.spot") + 1
+    assert spot._parser().parse_args(words[first : first + 2]).address == "RAY_HEAD_IP:6379"
+    assert drain_node.make_context("ray drain-node", spot.drain_command("h:1", "0a", 9)[2:])
 
 
 # Commands in files and in the guide.

@@ -2,14 +2,13 @@
 
 import contextlib
 import re
-import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from serving_for_tests import (
     PROBLEM,
     BadInput,
     Client,
+    Load,
     Reply,
     bad_inputs,
     enhance_path,
@@ -286,32 +286,6 @@ def test_prometheus_is_told_in_units(service: Service) -> None:
         return all(f"ray_{name}" in text for name in expected)
 
     wait_until(is_told)
-
-
-class Load:
-    """Clients that ask without a pause, in a `with` block; the replies' statuses and hashes."""
-
-    def __init__(self, client: Client, body: bytes, *, clients: int) -> None:
-        self.seen: list[tuple[int, str]] = []
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(client, body)) for _ in range(clients)
-        ]
-
-    def _ask(self, client: Client, body: bytes) -> None:
-        while not self._over.is_set():
-            reply = client.enhance(body)
-            self.seen.append((reply.status, reply.headers.get("x-resray-weights-sha256", "")))
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(120)
 
 
 def deploy(settings: dict[str, Any], user_config: dict[str, Any] | None) -> None:

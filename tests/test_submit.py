@@ -1,4 +1,4 @@
-"""`resray submit`: what is sent, and jobs on a cluster of three nodes with a token."""
+"""`resray submit`: what is sent; jobs, and the service, on three nodes with a token."""
 
 import os
 import signal
@@ -7,29 +7,39 @@ import sys
 import threading
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import object_store_for_tests
 import pytest
+import yaml
 from cluster_for_tests import NODE_CPUS, TokenCluster, token_cluster
-from object_store_for_tests import fault_proxy, make_bucket, use_store
+from image_files import still
+from object_store_for_tests import LOOPBACK, make_bucket
 from packaging.specifiers import SpecifierSet
-from test_bulk_faults import Answer, Board, Serve, board_handler
+from photographs_for_tests import write_photographs
+from serving_for_tests import Client, Load, free_port, wait_until
+from store_board_for_tests import Answer, Board, Serve
 from test_enhance import Places, image
+from training_for_tests import SETS
 from weights_for_tests import write_weights
 
 from cluster.jobs import LEAST_RAY
 from pipelines import submitted
+from pipelines.api_keys import VARIABLE
 from pipelines.cli import build_parser, main
 from pipelines.s3_store import S3Store
+from pipelines.serve import ENVIRONMENT
 from pipelines.storage import RESERVED
 from pipelines.submit import job_command, job_environment, packed_code
+from pipelines.training_run import load_newest
 from resnet_core.errors import ConfigError
+from resnet_core.weights import load_weights, parse_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DEADLINE_S = 300.0
+KEY = "a-key-of-the-tests-1"
+REPLICA = "ServeReplica:resray"
 
 
 # What is sent.
@@ -141,31 +151,22 @@ def test_the_check_of_python_is_understood_by_an_old_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def one_board(seaweedfs_endpoint: str) -> Iterator[Board]:
-    """The address of the store for all nodes; a test says what becomes of each request."""
-    boards: list[Board] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_store_for_tests, "_Handler", board_handler(boards))
-        with fault_proxy(seaweedfs_endpoint) as proxy:
-            endpoint = seaweedfs_endpoint
-            boards.append(Board(proxy=proxy, seaweedfs=endpoint, store=endpoint))
-            use_store(patch, proxy.endpoint)
-            yield boards[0]
-
-
-@pytest.fixture(scope="module")
 def nodes(one_board: Board) -> Iterator[TokenCluster]:
-    """Their machines know the store, and nothing of this checkout."""
+    """Their machines know the store and a key, and nothing of this checkout."""
     assert one_board
-    with token_cluster({"PYTHONPATH": ""}) as cluster:
+    with token_cluster({"PYTHONPATH": "", VARIABLE: KEY, **ENVIRONMENT}) as cluster:
         yield cluster
+
+
+def token_environment(token: str) -> dict[str, str]:
+    return os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 def start(nodes: TokenCluster, *words: str, token: str | None = None) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "submit", "--address", nodes.url, *words],
         cwd=ROOT,
-        env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or nodes.token},
+        env=token_environment(token or nodes.token),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -198,10 +199,10 @@ def gate(written: list[str], changed: threading.Event) -> Serve:
 @pytest.mark.ray
 @pytest.mark.s3
 def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
-    nodes: TokenCluster, one_board: Board, tmp_path: Path
+    nodes: TokenCluster, board: Board, tmp_path: Path
 ) -> None:
     source, target = (
-        S3Store(bucket=make_bucket(one_board.seaweedfs), prefix=each) for each in ("in", "out")
+        S3Store(bucket=make_bucket(board.seaweedfs), prefix=each) for each in ("in", "out")
     )
     places = Places(tmp_path, source, target)
     write_weights(tmp_path / "small.safetensors")
@@ -210,14 +211,14 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     places.source.put("broken.jpg", image("JPEG")[:200])
     written: list[str] = []
     changed = threading.Event()
-    one_board.serve = gate(written, changed)
+    board.serve = gate(written, changed)
     process = start(nodes, "--cpus", str(3 * NODE_CPUS), "--", *places.arguments("--workers", "3"))
     try:
         while len(written) <= 10 and process.poll() is None:
             changed.wait(0.05)
         assert process.poll() is None, process.communicate()
         assert nodes.add_node() == 4
-        assert nodes.kill_node() == 3
+        assert nodes.kill_node(having="StageWorker") == 3
     finally:
         changed.set()
     out, errors = process.communicate(timeout=DEADLINE_S)
@@ -233,6 +234,49 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     assert statuses.pop("broken.jpg") == "failed"
     assert len(statuses) == 60
     assert set(statuses.values()) == {"ok"}
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_a_training_of_two_workers_ends_with_weights_although_a_node_of_theirs_is_killed(
+    nodes: TokenCluster, board: Board, tmp_path: Path
+) -> None:
+    bucket = make_bucket(board.seaweedfs)
+    photographs, output = (S3Store(bucket=bucket, prefix=each) for each in ("in", "runs/x2"))
+    for path in write_photographs(tmp_path, 2).iterdir():
+        photographs.put(path.name, path.read_bytes())
+    saved, changed = threading.Event(), threading.Event()
+
+    def serve(method: str, path: str, ask: Callable[[], Answer]) -> Answer:
+        """After the first checkpoint there is no other until the cluster is another."""
+        if method == "PUT" and "/checkpoints/" in path:
+            assert not saved.is_set() or changed.wait(DEADLINE_S)
+            answer = ask()
+            saved.set()
+            return answer
+        return ask()
+
+    board.serve = serve
+    train = ["train", "sr-x2", "--data", photographs.url, "--output", output.url]
+    process = start(nodes, "--cpus", "4", "--", *train, "--num-workers", "2", *SETS)
+    try:
+        while not saved.wait(0.05) and process.poll() is None:
+            pass
+        assert process.poll() is None, process.communicate()
+        assert nodes.kill_node(having="RayTrainWorker") == 2
+    finally:
+        changed.set()
+    out, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, out + errors
+    assert "ended after step 6: all 6 steps of the schedule are done" in out
+    last = load_newest(output)
+    assert last is not None
+    assert [row["step"] for row in last.history] == [2, 4, 6]
+    assert last.history[0]["starts"] < last.history[-1]["starts"], "they started again"
+    weights = parse_weights("sr-x2", output.get("sr-x2.safetensors").data)
+    best = max(row["psnr_y_db"] for row in last.history)
+    assert weights.metadata.figures["validation psnr_y_db"] == best
+    assert nodes.add_node() == 3
 
 
 @pytest.mark.ray
@@ -300,3 +344,65 @@ def test_an_unknown_job_is_one_line(nodes: TokenCluster) -> None:
     assert (status, out) == (1, "")
     assert "raysubmit_none does not exist" in errors
     assert errors.count("\n") == 1
+
+
+# The service.
+
+
+def serve(nodes: TokenCluster, *words: str) -> None:
+    """Ray's own command."""
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("serve")), *words, "--address", nodes.url],
+        env=token_environment(nodes.token),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def is_up(client: Client) -> bool:
+    try:
+        return client.ask("GET", "/healthz").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_the_service_is_deployed_changed_moved_off_a_node_and_stopped_without_a_failed_request(
+    nodes: TokenCluster, tmp_path: Path
+) -> None:
+    first, second = (
+        write_weights(tmp_path / f"{seed}/small.safetensors", seed=seed) for seed in range(2)
+    )
+    config = yaml.safe_load((ROOT / "cluster/serve.yaml").read_text(encoding="utf-8"))
+    # The nodes are one machine: one port, and the head is not among those that go.
+    port = free_port()
+    config |= {"proxy_location": "HeadOnly", "http_options": {"host": LOOPBACK, "port": port}}
+    (application,) = config["applications"]
+    application["args"] |= {"network_cpus": 1.0, "ingress_cpus": 1.0, "access_log": ""}
+    file, client = tmp_path / "serve.yaml", Client(port=port, key=KEY)
+
+    def deploy(weights: Path) -> None:
+        application["deployments"][0]["user_config"] = {"weights": [str(weights)]}
+        file.write_text(yaml.safe_dump(config))
+        serve(nodes, "deploy", str(file))
+
+    deploy(first)
+    wait_until(lambda: is_up(client), within_s=DEADLINE_S)
+    assert Client(port=port).enhance(still("PNG")).status == 401
+    with Load(client, still("PNG"), clients=2) as load:
+        wait_until(lambda: len(load.seen) > 5)
+        deploy(second)
+        new = load_weights(str(second)).sha256
+        wait_until(lambda: load.seen[-1][1] == new, within_s=DEADLINE_S)
+        assert nodes.drain_node(having=REPLICA) == 3
+        wait_until(lambda: nodes.left_on_drained(REPLICA) == 0, within_s=DEADLINE_S)
+        count = len(load.seen)
+        wait_until(lambda: len(load.seen) > count + 5)
+    assert load.seen[0] == (200, load_weights(str(first)).sha256)
+    assert {status for status, _ in load.seen} == {200}
+    serve(nodes, "shutdown", "--yes")
+    wait_until(lambda: not is_up(client), within_s=DEADLINE_S)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from cluster_for_tests import drain
 from object_store_for_tests import (
     FaultProxy,
     Faults,
@@ -245,6 +246,56 @@ def test_a_node_that_joins_is_used_from_the_next_checkpoint_on_and_no_step_is_ta
     }
     assert [row["step"] for row in last.history] == [2, 4, 6]
     assert [row["starts"] for row in last.history] == [1, 1, 2]
+    assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
+    assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
+
+
+def test_workers_of_a_machine_that_is_to_go_go_on_elsewhere_from_the_step_they_are_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.2")
+    recipe = small_recipe(steps=8, validate_every=4)
+
+    def worker(config: dict[str, Any]) -> None:
+        step, is_to_go = Trainer.step, training_run.machine_is_to_go
+        name = f"steps-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
+
+        def noted_step(self: Trainer, *batch: torch.Tensor) -> torch.Tensor:
+            with (tmp_path / name).open("a") as file:
+                file.write(f"{self.step_count} ")
+            # In the middle between two checkpoints.
+            while self.step_count == 5 and name.endswith("2") and not is_to_go():
+                time.sleep(0.1)
+            return step(self, *batch)
+
+        Trainer.step, training_run.PULSE_STEPS = noted_step, 1
+        training_run.train_worker(config)
+
+    monkeypatch.setattr(training_run, "train_worker", worker)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    extra = cluster.add_node(num_cpus=3)
+    cluster.wait_for_nodes()
+    try:
+        with ray_session(address=cluster.address), ThreadPoolExecutor(1) as pool:
+            data = prepare_four(tmp_path)
+            job = small_job(data, tmp_path / "run", recipe=recipe, workers=(1, 2), threads=2)
+            run = pool.submit(fit, job)
+            steps = [tmp_path / f"steps-{rank}-of-2" for rank in range(2)]
+            while not all(path.exists() and "5" in path.read_text() for path in steps):
+                assert not run.done(), run.result()
+                time.sleep(0.1)
+            drain(cluster.address, extra.node_id)
+            last, _ = run.result()
+    finally:
+        cluster.shutdown()
+    assert "a machine is to go: going on without it" in capsys.readouterr().out
+    assert {path.name: path.read_text().split() for path in tmp_path.glob("steps-*")} == {
+        "steps-0-of-2": ["0", "1", "2", "3", "4", "5"],
+        "steps-1-of-2": ["0", "1", "2", "3", "4", "5"],
+        "steps-0-of-1": ["6", "7"],
+    }
+    expected, losses = plain_loop(recipe, data)
+    assert [row["step"] for row in last.history] == [4, 8]
     assert [row["loss"] for row in last.history] == pytest.approx(losses, rel=1e-3)
     assert_same_weights(averaged(recipe, last.tensors), expected.averaged(), atol=1e-4)
 
