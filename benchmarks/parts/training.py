@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from cluster.connect import WORKER_ENVIRONMENT, ray_session
@@ -38,6 +39,7 @@ INTERVAL = 3 * STEPS_A_GROUP
 WARM_UP, MEASURED = 3, 2
 """Intervals. As many examples as are made ahead are used up by the end of the first ones."""
 INTERVALS = WARM_UP + MEASURED
+PRECISION_TURNS = 20
 MEMORY_INTERVAL = 60
 IN_MEMORY = 64
 """Batches of the plain loop, which come again."""
@@ -102,13 +104,13 @@ def measure_precision(folder: Path, *, steps: int) -> list[Figure]:
     trainers = [Trainer(exact), Trainer(replace(exact, precision="bfloat16", channels_last=True))]
     sampler = _sampler(data, exact)
     seconds: tuple[list[float], list[float]] = ([], [])
-    while trainers[0].step_count < steps:
-        batches = [sampler.batch(trainers[0].step_count + k) for k in range(INTERVAL)]
+    for turn in np.array_split(range(steps), PRECISION_TURNS):
+        batches = [sampler.batch(int(step)) for step in turn]
         for trainer, found in zip(trainers, seconds, strict=True):
             began_s = time.monotonic()
             for batch in batches:
                 trainer.step(*batch)
-            found.append((time.monotonic() - began_s) / INTERVAL)
+            found.append((time.monotonic() - began_s) / len(turn))
     validation = data.validation()
     scores = [
         fmean(each.psnr_y_db for each in measure(trainer.averaged(), validation, exact))
