@@ -114,8 +114,8 @@ def page(outcomes: dict[str, Outcome], args: argparse.Namespace) -> str:
     return f"""# Why there are skips: three networks of equal size
 
 The same recipe (`sr-x2`), photographs, seed and {args.steps:,} steps for each, in batches of
-{training["batch_size"]} with inputs of {training["input_px"]} px. They differ in their blocks alone:
-`residual` adds what two convolutions make to what came in, `residual-bn` does so with batch
+{training["batch_size"]} with inputs of {training["input_px"]} px. They differ in their blocks
+alone: `residual` adds what two convolutions make to what came in, `residual-bn` does so with batch
 normalisation behind each convolution, `plain` has the same convolutions without the addition. All
 three give the difference to the bicubic base.
 
