@@ -50,8 +50,7 @@ def save_checkpoint(store: Store, checkpoint: Checkpoint) -> str:
     """Writes a checkpoint, reads it back, and removes those that aren't kept. Returns its key.
 
     Kept are the last two and the best by `psnr_y_db`, and one without a validation until the next.
-    Raises DataError if it can't be written, or
-    if the store gives other bytes back.
+    Raises DataError if it can't be written, or if the store gives other bytes back.
     """
     notes = {_HISTORY: checkpoint.history, _SCALARS: checkpoint.scalars}
     data = save(checkpoint.tensors, {name: json.dumps(value) for name, value in notes.items()})
