@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
+import torch
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import Block, BlockMetadata
@@ -29,7 +30,7 @@ from resnet_core.pixels import to_nchw
 SPANS_AHEAD = 2
 """Blocks that a worker has in memory before they are wanted."""
 
-ENGINE_PAUSE_S = 0.05
+ENGINE_PAUSE_S = 0.2
 """Between two looks of the engine at its tasks, which last seconds."""
 
 Batch = tuple[Tensor, Tensor]
@@ -47,9 +48,15 @@ class Makers:
 
 
 def stream(
-    sampler: PatchSampler, *, steps: range, rank: int, world_size: int, makers: Makers
+    sampler: PatchSampler,
+    *,
+    steps: range,
+    rank: int,
+    world_size: int,
+    makers: Makers,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """A worker's share of each of `steps`, in order, as `PatchSampler.batch` gives it.
+    """A worker's share of each of `steps`, in order, as `PatchSampler.batch` gives it, on `device`.
 
     Needs a connected Ray. Raises what reading the patches raises.
     """
@@ -59,7 +66,7 @@ def stream(
     )
     for block in iterate(batches):
         for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
-            yield to_nchw(inputs), to_nchw(targets)
+            yield to_nchw(inputs, device), to_nchw(targets, device)
 
 
 def spans(steps: range) -> Iterator[range]:

@@ -78,6 +78,22 @@ def photo_x2() -> TrainingRecipe:
     )
 
 
+def fast(recipe: TrainingRecipe) -> TrainingRecipe:
+    """The same with an eighth of the multiply-adds."""
+    network = replace(recipe.network, num_blocks=4, channels=32)
+    return replace(recipe, name=f"{recipe.name}-fast", network=network)
+
+
+def sr_x2_fast() -> TrainingRecipe:
+    """Twice the size, in a fraction of the time."""
+    return fast(sr_x2())
+
+
+def sr_x4_fast() -> TrainingRecipe:
+    """Four times the size, in a fraction of the time."""
+    return fast(sr_x4())
+
+
 RECIPES: dict[str, Callable[[], TrainingRecipe]] = {
     "sr-x2": sr_x2,
     "sr-x3": sr_x3,
@@ -86,6 +102,8 @@ RECIPES: dict[str, Callable[[], TrainingRecipe]] = {
     "dejpeg": dejpeg,
     "restore": restore,
     "photo-x2": photo_x2,
+    "sr-x2-fast": sr_x2_fast,
+    "sr-x4-fast": sr_x4_fast,
 }
 
 

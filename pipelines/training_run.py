@@ -230,7 +230,7 @@ class _Worker:
         for inputs, targets in self._clock.waited_for(self._batches(steps)):
             self._losses.append(trainer.step(inputs, targets))
             step = trainer.step_count
-            if self._rank == 0:
+            if self._rank == 0 and self._clock.shows():
                 self._board.update.remote(step)
             validates = step % recipe.validate_every == 0 or step == steps.stop
             if validates or step % PULSE_STEPS == 0:
@@ -289,6 +289,7 @@ class _Worker:
             rank=self._rank,
             world_size=self._world_size,
             makers=self._job.makers,
+            device=self._trainer.device,
         )
 
     def _exchange(self) -> tuple[bool, bool]:
@@ -399,6 +400,7 @@ class _Clock:
     def __init__(self, step: int, *, began_s: float) -> None:
         self._began_s = began_s
         self._save_s = 0.0
+        self._shown_s = -math.inf
         self.begin_interval(step)
 
     def begin_interval(self, step: int) -> None:
@@ -426,6 +428,14 @@ class _Clock:
         began_s = time.monotonic()
         yield
         self._save_s = time.monotonic() - began_s
+
+    def shows(self) -> bool:
+        """Whether it is time to tell again of the step."""
+        now_s = time.monotonic()
+        due = now_s - self._shown_s >= PROGRESS_EVERY_S / 2
+        if due:
+            self._shown_s = now_s
+        return due
 
     def is_over(self, seconds: float | None) -> bool:
         return seconds is not None and time.monotonic() - self._began_s > seconds
@@ -476,7 +486,7 @@ def measure(
     for index in range(len(pictures)) if indexes is None else indexes:
         key, target = pictures[index]
         worn = degrade(target, recipe.degradation, generator(Use.VALIDATION, recipe.seed, index))
-        x = to_nchw(worn).to(device)
+        x = to_nchw(worn, device)
         with torch.inference_mode():
             base, output = (
                 to_levels(network(x, strength=strength), np.dtype(np.uint8))[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
 from resnet_core.pixels import to_levels, to_nchw
-from resnet_core.precision import Precision
+from resnet_core.precision import Precision, fix_arithmetic
 from resnet_core.tiling import TileRules, map_tiles
 from resnet_core.weights import Weights
 
@@ -128,6 +129,7 @@ class Enhancer:
         self.settings = settings or EnhanceSettings()
         self.scale = weights.network.scale
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        fix_arithmetic(self.device)
         # A copy: the caller's network keeps its device and dtype.
         network = weights.network.copy()
         self.dtype = network.dtype_for(self.settings.precision, self.device)
@@ -229,7 +231,7 @@ class Enhancer:
 
     def _computed(self, tasks: Sequence[_Task]) -> list[_Result]:
         began_s = time.perf_counter()
-        x = torch.cat([to_nchw(task.pixels) for task in tasks]).to(self.device)
+        x = to_nchw(np.stack([task.pixels for task in tasks]), self.device)
         gray = x.shape[1] == 1
         base = y = bicubic_base(x, self.scale)
         if any(task.strength != 0 for task in tasks):
@@ -262,7 +264,7 @@ class Enhancer:
 
     def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:
         with self._threads(), torch.inference_mode():
-            x = to_nchw(window).to(self.device)
+            x = to_nchw(window, self.device)
             return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
 
 

@@ -15,6 +15,16 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def fix_arithmetic(device: torch.device) -> None:
+    """Float32 is float32 on a GPU too (no TF32), and convolutions give the same each time.
+
+    For the whole process: torch has these settings but once.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+
+
 def _computes_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
 from resnet_core.losses import LOSSES, fft
 from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
-from resnet_core.precision import Precision, compute_dtype
+from resnet_core.precision import Precision, compute_dtype, fix_arithmetic
 
 OptimizerKind = Literal["muon", "adam"]
 Schedule = Literal["cosine", "constant"]
@@ -136,6 +137,7 @@ class Trainer:
     ):
         self.recipe = recipe
         self.device = torch.device(device)
+        fix_arithmetic(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = ResidualNetwork(recipe.network)
@@ -335,8 +337,9 @@ class Trainer:
     def _update_average(self) -> None:
         # An average over few steps leaves the initial weights behind sooner.
         decay = min(self.recipe.ema_decay, (1 + self.step_count) / (10 + self.step_count))
-        for name, value in self._floats().items():
-            self._average[name].lerp_(value, 1 - decay)
+        floats = self._floats()
+        update = get_ema_multi_avg_fn(decay)
+        update([self._average[name] for name in floats], list(floats.values()), self.step_count)
 
 
 def _grow(source: FoldableConv, target: FoldableConv) -> None:
