@@ -487,7 +487,9 @@ class BulkRun:
     def _in_actors(
         self, dataset: ray.data.Dataset, stage: Stage, conductor: Any
     ) -> ray.data.Dataset:
-        return dataset.map_batches(
+        # `map_batches` wants a size of batches where there are GPUs, and would collect as many
+        # objects first; here a block is a batch.
+        return dataset.map_batches_internal(
             StageWorker,
             fn_constructor_args=(stage, conductor),
             batch_size=None,

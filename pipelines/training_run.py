@@ -66,8 +66,6 @@ PULSE_STEPS = 10
 """Steps between looks at the losses of all workers, at the clock and at machines that are to go."""
 SHOWN_PICTURES = 4
 SHOWN_PX = 160
-CPU_MAKERS = Makers(count=2, cpus_each=0.0)
-"""Where the workers have the CPUs: one that waits for a CPU of its own could wait without end."""
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
 
@@ -86,7 +84,7 @@ class TrainingJob:
     threads: int = 1
     """Threads for computing, in each worker."""
     use_gpu: bool = False
-    makers: Makers = CPU_MAKERS
+    makers: Makers = Makers(count=1, cpus_each=0.0)
     """Of the examples of one worker."""
     start: ResidualNetwork | None = None
     """Weights to start from, at the first start of a run."""

@@ -14,7 +14,10 @@ def to_nchw(pixels: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
     """uint8 or uint16, HWC or NHWC -> float32 NCHW (N is 1 for HWC), 0..1, channels last."""
     batch = pixels if pixels.ndim == 4 else pixels[None]
     # Levels travel to the device, not floats: a quarter of the bytes. The copy is writable.
-    levels = torch.from_numpy(batch.copy()).to(device)
+    levels = torch.from_numpy(batch.copy())
+    if torch.device(device).type == "cuda":
+        levels = levels.pin_memory()  # the copy then doesn't wait for what the GPU has to do
+    levels = levels.to(device, non_blocking=True)
     return levels.float().div_(np.iinfo(pixels.dtype).max).permute(0, 3, 1, 2)
 
 

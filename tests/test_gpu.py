@@ -117,8 +117,9 @@ def test_train_and_enhance_take_the_gpu(tmp_path: Path, capsys: pytest.CaptureFi
     enhanced = tmp_path / "enhanced"
     # Two workers share the GPU, each with its half.
     enhance = ["enhance", str(photographs), str(enhanced), "--weights", str(weights)]
-    assert main([*enhance, "--workers", "2"]) == 0
-    expected = Enhancer(load_weights(str(weights)), device="cuda")
+    assert main([*enhance, "--workers", "2", "--precision", "float32"]) == 0
+    settings = EnhanceSettings(precision="float32")
+    expected = Enhancer(load_weights(str(weights)), settings, device="cuda")
     for source in photographs.iterdir():
         pixels = np.asarray(PillowImage.open(source))
         found = np.asarray(PillowImage.open(enhanced / source.name)).astype(int)

@@ -96,6 +96,7 @@ def test_what_the_weights_of_the_package_give_passes(examples_dir: Path, name: s
     weights = load_weights(name)
     metadata = weights.metadata
     truth = photograph(examples_dir)
+    truth = crop_to_multiple(truth, metadata.degradation.scale)
     source = degrade(truth, metadata.degradation, np.random.default_rng(0))
     for strength in (-1.0, 0.5, 1.0, 2.0):
         enhancer = Enhancer(weights, EnhanceSettings(strength=strength), device="cpu")

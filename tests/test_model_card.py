@@ -8,9 +8,8 @@ from weights_for_tests import make_weights
 
 from pipelines.cli import main
 from pipelines.model_card import model_card
-from pipelines.recipes import RECIPES
 from resnet_core.network import NetworkConfig
-from resnet_core.standard_degradations import standard_degradation
+from resnet_core.standard_degradations import STANDARD, standard_degradation
 from resnet_core.weights import load_weights, packaged_weights
 
 CARDS = Path(__file__).resolve().parent.parent / "docs" / "weights"
@@ -47,8 +46,8 @@ def test_a_card_tells_all_that_is_known() -> None:
         assert part in card
 
 
-@pytest.mark.parametrize("task", RECIPES)
-def test_every_recipe_has_a_purpose_and_limits(task: str) -> None:
+@pytest.mark.parametrize("task", STANDARD)
+def test_every_task_has_a_purpose_and_limits(task: str) -> None:
     degradation = standard_degradation(task)
     weights = make_weights(NetworkConfig(scale=degradation.scale, num_blocks=1, channels=16))
     metadata = replace(weights.metadata, task=task, degradation=degradation)

@@ -218,7 +218,8 @@ def test_description_round_trips_through_json(task: str) -> None:
 
 def test_weights_that_are_packaged_tell_their_degradation() -> None:
     for name in packaged_weights():
-        assert load_weights(name).metadata.degradation == standard_degradation(name)
+        metadata = load_weights(name).metadata
+        assert metadata.degradation == standard_degradation(metadata.task)
 
 
 def test_unknown_task_offers_the_near_one() -> None:
