@@ -56,7 +56,7 @@ PATCH_PX = 192
 MOST_MAKERS = 16
 """Of the examples of one GPU."""
 CPUS_A_MAKER = 8
-"""Where the network computes on CPUs: the dearest examples (`photo-x2`) take a tenth of its time."""
+"""Where the network computes on CPUs: making `photo-x2` takes a tenth of its time."""
 URL_TIMEOUT_S = 60.0
 
 DESCRIPTION = """\

@@ -66,6 +66,7 @@ PULSE_STEPS = 10
 """Steps between looks at the losses of all workers, at the clock and at machines that are to go."""
 SHOWN_PICTURES = 4
 SHOWN_PX = 160
+ONE_MAKER = Makers(count=1, cpus_each=0.0)
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
 
@@ -84,7 +85,7 @@ class TrainingJob:
     threads: int = 1
     """Threads for computing, in each worker."""
     use_gpu: bool = False
-    makers: Makers = Makers(count=1, cpus_each=0.0)
+    makers: Makers = ONE_MAKER
     """Of the examples of one worker."""
     start: ResidualNetwork | None = None
     """Weights to start from, at the first start of a run."""
