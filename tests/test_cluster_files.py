@@ -1,6 +1,7 @@
 """The files in cluster/ against schemas, and against the code that they name."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import ray
 import yaml
@@ -37,7 +39,10 @@ from pipelines.serve_settings import ServeSettings
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "cluster"
 KUBERNETES = CLUSTER / "kubernetes"
-SCHEMA = json.loads((ROOT / "tests/data/kubernetes.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((ROOT / "tests/data/kuberay.schema.json").read_text(encoding="utf-8"))
+CRDS = os.environ.get("RESRAY_KUBERAY_CRDS")
+"""The folder helm-chart/kuberay-operator/crds of KubeRay, whose definitions are used instead."""
+KUBERNETES_VERSION = "1.31"
 GUIDE = (ROOT / "docs/operate.md").read_text(encoding="utf-8")
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
 SERVE = yaml.safe_load((CLUSTER / "serve.yaml").read_text(encoding="utf-8"))
@@ -74,12 +79,46 @@ def written() -> list[Manifest]:
     return [each for path in paths if path.stem != "kustomization" for each in manifests(path)]
 
 
+def closed(schema: Any) -> Any:
+    """With fields that it doesn't name refused, as `kubectl apply` refuses them."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    is_open = schema.get("x-kubernetes-preserve-unknown-fields") or "properties" not in schema
+    return ({} if is_open else {"additionalProperties": False}) | {
+        name: closed(value) for name, value in schema.items()
+    }
+
+
+@functools.cache
+def kuberay_schema(kind: str) -> Manifest:
+    if CRDS is None:
+        return SCHEMA | {"$ref": f"#/definitions/{kind}"}
+    text = (Path(CRDS) / f"ray.io_{kind.lower()}s.yaml").read_text(encoding="utf-8")
+    versions = yaml.load(text, yaml.CSafeLoader)["spec"]["versions"]
+    (found,) = (each for each in versions if each["name"] == "v1")
+    return closed(found["schema"]["openAPIV3Schema"])
+
+
 def check(manifest: Manifest) -> list[str]:
-    schema = SCHEMA | {"$ref": f"#/definitions/{manifest['kind']}"}
-    return [
-        f"{manifest['kind']}: {error.json_path}: {error.message}"
-        for error in Draft7Validator(schema).iter_errors(manifest)
-    ]
+    """What KubeRay refuses, and the first that Kubernetes does in each pod or manifest."""
+    errors: list[Any] = []
+    parts = [manifest]
+    if manifest["apiVersion"] == "ray.io/v1":
+        errors += Draft7Validator(kuberay_schema(manifest["kind"])).iter_errors(manifest)
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}}
+        parts = [
+            pod | {"template": group["template"]}
+            for cluster in clusters([manifest])
+            for group in groups(cluster)
+        ]
+    for part in parts:
+        try:
+            kubernetes_validate.validate(part, KUBERNETES_VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            errors.append(error)
+    return [f"{manifest['kind']}: {error.json_path}: {error.message}" for error in errors]
 
 
 def clusters(found: list[Manifest]) -> Iterator[Manifest]:
@@ -107,23 +146,28 @@ def containers(found: list[Manifest]) -> list[Manifest]:
 # Kubernetes.
 
 
-def test_the_manifests_have_the_fields_that_kuberay_knows() -> None:
+def test_the_manifests_have_the_fields_that_kuberay_and_kubernetes_know() -> None:
     Draft7Validator.check_schema(SCHEMA)
     assert {each["kind"] for each in written()} == {
         "RayCluster",
         "RayService",
         "RayJob",
         "NetworkPolicy",
+        "PodDisruptionBudget",
         "ServiceAccount",
     }
     assert [error for each in written() for error in check(each)] == []
 
 
-def test_a_field_that_kuberay_does_not_know_is_found() -> None:
+@pytest.mark.parametrize("part", ["head", "worker", "template"])
+def test_a_field_that_neither_knows_is_found(part: str) -> None:
     cluster = of_kind(written(), "RayCluster")
-    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
-    cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["port"] = 1
-    assert len(check(cluster)) == 2
+    (worker,) = cluster["spec"]["workerGroupSpecs"]
+    head = cluster["spec"]["headGroupSpec"]
+    {"head": head, "worker": worker, "template": head["template"]["spec"]}[part]["maxReplica"] = 3
+    found = check(cluster)
+    assert found
+    assert all("'maxReplica' was unexpected" in each for each in found)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -215,6 +259,67 @@ def test_the_jobs_run_commands_that_exist_on_the_cluster_beside(name: str) -> No
     assert (python, flag, module) == ("python", "-m", submitted.__name__)
     args = submitted._parser().parse_args(words)
     assert cli.build_parser(name).parse_args(args.command).command == name
+
+
+def labelled(found: list[Manifest]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each group of pods, and the labels that KubeRay gives them."""
+    for each in found:
+        for cluster in clusters([each]):
+            for group in groups(cluster):
+                name = group.get("groupName", "headgroup")
+                own = {
+                    "ray.io/cluster": each["metadata"]["name"],
+                    "ray.io/group": name,
+                    "ray.io/node-type": "worker" if "groupName" in group else "head",
+                }
+                if each["kind"] == "RayService":  # it makes up the name of its clusters
+                    del own["ray.io/cluster"]
+                given = group["template"].get("metadata", {}).get("labels", {})
+                yield f"{each['kind']} {name}", given | own
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_heads_and_the_last_of_each_group_that_serves_are_not_evicted(overlay: str) -> None:
+    found = build_overlay(overlay)
+    budgets = {
+        each["metadata"]["name"]: each["spec"]
+        for each in found
+        if each["kind"] == "PodDisruptionBudget"
+    }
+    kept = {
+        name: [
+            group
+            for group, labels in labelled(found)
+            if spec["selector"]["matchLabels"].items() <= labels.items()
+        ]
+        for name, spec in budgets.items()
+    }
+    on_gpus = {"resray-service-gpu": ["RayService gpu"]} if overlay == "gpu" else {}
+    assert kept == on_gpus | {
+        "resray-cluster-head": ["RayCluster headgroup"],
+        "resray-service-head": ["RayService headgroup"],
+        "resray-service-cpu": ["RayService cpu"],
+    }
+    # Of pods without a scale Kubernetes reads nothing else.
+    assert all(type(spec["minAvailable"]) is int for spec in budgets.values())
+
+
+def test_heads_are_kept_off_spot_machines_and_all_but_gpus_off_those_with_gpus() -> None:
+    for cluster in clusters(build_overlay("gpu")):
+        for group in groups(cluster):
+            pod = group["template"]["spec"]
+            if group.get("groupName") == "gpu":
+                assert "affinity" not in pod
+                continue
+            needs = pod["affinity"]["nodeAffinity"][
+                "requiredDuringSchedulingIgnoredDuringExecution"
+            ]
+            (term,) = needs["nodeSelectorTerms"]
+            # A machine without the label fits.
+            assert {each["operator"] for each in term["matchExpressions"]} == {"NotIn"}
+            keys = [each["key"] for each in term["matchExpressions"]]
+            assert keys[-1] == "nvidia.com/gpu.present"
+            assert (len(keys) > 1) == ("groupName" not in group)
 
 
 def test_ports_are_those_that_are_listened_on() -> None:
@@ -501,17 +606,31 @@ def test_alerts_are_rules_and_the_guide_explains_each() -> None:
     assert re.findall(r"^\| (Res?ray\w+|Ray\w+) \|", GUIDE, re.MULTILINE) == names
 
 
-def test_prometheus_takes_the_alerts_and_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+def promtool(*words: str) -> None:
     if shutil.which("promtool") is None:
-        pytest.skip("promtool isn't installed")
+        pytest.skip("promtool, of Debian's package prometheus, isn't installed")
+    run = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_prometheus_takes_the_alerts_and_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     queries = [each.replace("$__rate_interval", "5m") for each in expressions()]
     records = [{"record": f"query{number}", "expr": each} for number, each in enumerate(queries)]
     rules = tmp_path / "rules.json"
     rules.write_text(json.dumps({"groups": [{"name": "queries", "rules": records}]}))
-    for path in (CLUSTER / "monitoring/alerts.yaml", rules):
-        command = ["promtool", "check", "rules", str(path)]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stdout + run.stderr
+    promtool("check", "rules", str(CLUSTER / "monitoring/alerts.yaml"), str(rules))
+
+
+def test_each_alert_comes_when_it_should_and_not_otherwise() -> None:
+    file = ROOT / "tests/data/alerts.test.yaml"
+    tested = [
+        [case["alertname"] for case in each["alert_rule_test"] if ("exp_alerts" in case) == comes]
+        for each, comes in zip(
+            yaml.safe_load(file.read_text(encoding="utf-8"))["tests"], (False, True), strict=True
+        )
+    ]
+    assert tested == [[rule["alert"] for rule in RULES]] * 2
+    promtool("test", "rules", str(file))
 
 
 def test_the_dashboard_is_whole_and_nothing_lies_over_another() -> None:
