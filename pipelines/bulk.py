@@ -129,11 +129,17 @@ class Pool:
             smallest=smallest,
             largest=largest,
             cpus=0.0 if gpus else share,
-            gpus=min(1.0, gpus / smallest),
+            gpus=_share_of_gpu(gpus, smallest) if gpus else 0.0,
             threads=max(1, int(cpus)),
             batch_bytes=PIXELS_BATCH_BYTES if gpus else KEYS_BATCH_BYTES,
             apart=gpus > 0,
         )
+
+
+def _share_of_gpu(gpus: int, workers: int) -> float:
+    """What each worker holds of one GPU: none lies on two, and Ray counts in ten-thousandths."""
+    on_one = -(-workers // gpus)
+    return 10_000 // on_one / 10_000
 
 
 @dataclass(kw_only=True)

@@ -250,6 +250,8 @@ def test_items_travel_and_come_back() -> None:
         ((16, 1, 16), None, (1, 1, 0.0, 1.0, 16)),
         ((16, 4, 4), None, (4, 4, 0.0, 1.0, 4)),
         ((16, 1, 16), (2, 2), (2, 2, 0.0, 0.5, 8)),
+        ((16, 2, 16), (3, 8), (3, 8, 0.0, 0.5, 5)),
+        ((16, 1, 16), (6, 6), (6, 6, 0.0, 0.1666, 2)),
     ],
 )
 def test_workers_share_the_machines(
@@ -261,6 +263,7 @@ def test_workers_share_the_machines(
     assert (pool.smallest, pool.largest, pool.cpus, pool.gpus, pool.threads) == expected
     assert pool.apart == (gpus > 0)
     assert pool.smallest * pool.cpus <= cpus
+    assert pool.smallest <= gpus * int(1 / (pool.gpus or 1)) or not gpus
 
 
 def test_more_workers_than_the_machines_hold_are_refused() -> None:
