@@ -221,7 +221,7 @@ def write_blocks(weights: Weights, condition: Condition, path: Path) -> None:
         picture = enhancer.enhance_pixels(degraded)
         psnr_db, _ = measure(condition, picture, target)
         row.append((f"{depth} blocks  {psnr_db:.2f} dB", zoomed(picture, corner)))
-    sheet([row]).save(path, lossless=True)
+    sheet([row]).save(path, quality=85, method=6)
 
 
 def write_section(section: Section, folder: Path) -> list[str]:

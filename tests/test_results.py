@@ -92,4 +92,4 @@ def test_the_committed_figures_are_those_of_the_shipped_weights() -> None:
 def test_the_committed_page_has_its_pictures_and_no_others() -> None:
     page = ROOT / "docs" / "results.md"
     assert set(pictures(page)) == set((ROOT / "docs" / "results").iterdir())
-    assert sum(path.stat().st_size for path in pictures(page)) < 2_000_000
+    assert sum(path.stat().st_size for path in pictures(page)) < 1_500_000
