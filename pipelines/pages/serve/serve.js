@@ -15,6 +15,7 @@ const viewer = new Viewer(byId("viewer"));
 const controls = new Controls(byId("settings"), onSettings);
 
 let models = null; // as `fetchModels` gives them; null until they came
+let loading = null; // the promise of that; null while nothing is asked for
 let photo = null; // as `openPhoto` gives it
 let result = null; // of the settings that are seen; null while another is on its way
 let shown = { before: null, after: null }; // the pictures under the divider
@@ -24,7 +25,13 @@ let again = null; // what "Try again" does
 
 // Weights, formats and limits
 
-async function loadModels() {
+// A photograph may come while a key is being asked for: one dialog serves both.
+function loadModels() {
+  loading ??= askForModels().finally(() => { loading = null; });
+  return loading;
+}
+
+async function askForModels() {
   try {
     models = await withKey(fetchModels, new AbortController().signal);
   } catch (error) {
