@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from resnet_core.allocator import keep_freed_memory
 from resnet_core.batching import NoLongerWantedError, Wanted, WindowBatcher, always_wanted
 from resnet_core.cpu_threads import CpuThreads
 from resnet_core.errors import ConfigError
@@ -130,6 +131,8 @@ class Enhancer:
         self.scale = weights.network.scale
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         fix_arithmetic(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # A copy: the caller's network keeps its device and dtype.
         network = weights.network.copy()
         self.dtype = network.dtype_for(self.settings.precision, self.device)
@@ -233,17 +236,22 @@ class Enhancer:
         began_s = time.perf_counter()
         x = to_nchw(np.stack([task.pixels for task in tasks]), self.device)
         gray = x.shape[1] == 1
-        base = y = bicubic_base(x, self.scale)
-        if any(task.strength != 0 for task in tasks):
+        base = bicubic_base(x, self.scale)
+        if all(task.strength == 0 for task in tasks):
+            changes = [0.0] * len(tasks)
+            levels = to_levels(base, tasks[0].dtype)
+        else:
             rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
             residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
+            if gray:
+                residual = residual.mean(1, keepdim=True)
             strengths = torch.tensor([task.strength for task in tasks], device=self.device)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
-            y = base + strengths.view(-1, 1, 1, 1) * (
-                residual.mean(1, keepdim=True) if gray else residual
-            )
-        changes = (y.clamp(0, 1) - base.clamp(0, 1)).abs().sum(dim=(1, 2, 3)).tolist()
-        levels = to_levels(y, tasks[0].dtype)
+            y = torch.addcmul(base, strengths.view(-1, 1, 1, 1), residual).clamp_(0, 1)
+            levels = to_levels(y, tasks[0].dtype)
+            # In place, and in the order of memory: each pass shows beside a small network.
+            apart = base.clamp_(0, 1).sub_(y).abs_()
+            changes = apart.permute(0, 2, 3, 1).flatten(1).sum(1).tolist()
         seconds = time.perf_counter() - began_s
         if self._on_batch is not None:
             pixels = len(tasks) * x.shape[2] * x.shape[3]

@@ -25,9 +25,12 @@ Tensors are float NCHW, RGB, 0..1. H, W: input pixels; s: `scale`; u: `unshuffle
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -211,10 +214,20 @@ class ResidualNetwork(nn.Module):
         features = self.head(functional.pixel_unshuffle(x, u) if u > 1 else x)
         for block in self.blocks[:depth]:
             features = block(features)
-        out = self.tail(features)
-        if s * u > 1:
-            out = functional.pixel_shuffle(out, s * u)
+        out = self._tail_by_place(features) if s * u > 1 else self.tail(features)
         return out[..., : s * height, : s * width]
+
+    def _tail_by_place(self, features: Tensor) -> Tensor:
+        """The tail and its pixel shuffle, with the kernel's outputs in the order of `_interleave`.
+
+        `pixel_shuffle` moves single values, at ten times the cost.
+        """
+        kernel, bias = (
+            part.unflatten(0, (RGB_CHANNELS, -1)).transpose(0, 1).flatten(0, 1)
+            for part in (self.tail.kernel(), self.tail.bias)
+        )
+        out = functional.conv2d(features, kernel, bias, padding=1)
+        return _interleave(out, self.config.scale * self.config.unshuffle)
 
     def forward(self, x: Tensor, *, strength: float = 1.0, num_blocks: int | None = None) -> Tensor:
         """`base + strength * residual`: float (N, 3, H, W) -> (N, 3, s*H, s*W), not clipped."""
@@ -238,11 +251,58 @@ class ResidualNetwork(nn.Module):
 def bicubic_base(x: Tensor, scale: int) -> Tensor:
     """Bicubic enlargement (Keys 1981, a = -0.5), float (N, C, H, W) -> (N, C, s*H, s*W).
 
-    Not clipped. Kernel and edges are Pillow's `BICUBIC`, and inside MATLAB's `imresize`.
+    Not clipped. Kernel and edges are Pillow's `BICUBIC`, and inside MATLAB's `imresize`. Computed
+    in the dtype of `x`, under autocast too. One convolution, three times as fast as torch's
+    `interpolate`.
     """
     if scale == 1:
         return x
-    return functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+    if torch.compiler.is_compiling():  # it doesn't see caches, and makes a kernel of its own
+        return functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+    kernel = torch.from_numpy(_bicubic_kernel(scale, x.shape[1])).to(x)
+    with torch.autocast(x.device.type, enabled=False):
+        y = _interleave(functional.conv2d(x, kernel, padding=BICUBIC_SUPPORT_PX), scale)
+    for axis in (2, 3):
+        gains = torch.from_numpy(_edge_gains(scale, x.shape[axis])).to(x)
+        edge = min(scale * BICUBIC_SUPPORT_PX, len(gains) // 2)
+        for part in (slice(edge), slice(len(gains) - edge, None)):
+            along = y.movedim(axis, -1)[..., part]
+            along.mul_(gains[part])
+    return y
+
+
+def _interleave(x: Tensor, scale: int) -> Tensor:
+    """Float (N, s*s*C, H, W), channels by row, column and colour -> (N, C, s*H, s*W)."""
+    number, _, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(number, height, width, scale, -1).transpose(2, 3)
+    return rows.reshape(number, scale * height, scale * width, -1).permute(0, 3, 1, 2)
+
+
+@cache
+def _bicubic_taps(scale: int) -> NDArray[np.float64]:
+    """Keys' weights (scale, 5) of the pixels around, for each place inside an enlarged pixel."""
+    places = (np.arange(scale) + 0.5) / scale - 0.5
+    reach = np.arange(-BICUBIC_SUPPORT_PX, BICUBIC_SUPPORT_PX + 1)
+    far = np.abs(reach - places[:, np.newaxis])
+    near = (1.5 * far - 2.5) * far**2 + 1
+    return np.where(far < 1, near, np.where(far < 2, ((2.5 - 0.5 * far) * far - 4) * far + 2, 0.0))
+
+
+@cache
+def _bicubic_kernel(scale: int, channels: int) -> NDArray[np.float64]:
+    """(s*s*C, C, 5, 5), outputs in the order of `_interleave`."""
+    taps = _bicubic_taps(scale)
+    kernel = np.einsum("ik,jl,cd->ijcdkl", taps, taps, np.eye(channels))
+    return kernel.reshape(-1, channels, *kernel.shape[-2:])
+
+
+@lru_cache(maxsize=64)
+def _edge_gains(scale: int, length_px: int) -> NDArray[np.float64]:
+    """(s*H,): what makes up for the weights that fall outside, as Pillow does."""
+    reach = np.arange(-BICUBIC_SUPPORT_PX, BICUBIC_SUPPORT_PX + 1)
+    places = np.arange(length_px)[:, np.newaxis] + reach
+    inside = (places >= 0) & (places < length_px)
+    return 1 / (inside @ _bicubic_taps(scale).T).reshape(-1)
 
 
 def fold(network: ResidualNetwork) -> ResidualNetwork:

@@ -27,6 +27,7 @@ def to_levels(x_nchw: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     NaN has no level: what it becomes is undefined.
     """
     top = int(np.iinfo(dtype).max)
-    scaled = x_nchw.detach().float().clamp(0, 1).mul_(top).round_()
+    # Conversion cuts off: half a level more rounds to nearest.
+    scaled = torch.add(0.5, x_nchw.detach().float(), alpha=top).clamp_(0, top + 0.5)
     levels = scaled.permute(0, 2, 3, 1).to(_TORCH_DTYPES[dtype.name])
     return levels.contiguous().cpu().numpy()

@@ -4,13 +4,14 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from parts import listing, scheduling, serving  # noqa: E402
+from parts import listing, peers, scheduling, serving  # noqa: E402
 from parts.end_to_end import photographs  # noqa: E402
 from parts.figures import (  # noqa: E402
     Figure,
@@ -114,6 +115,25 @@ def test_a_small_object_is_an_image_of_the_size_it_says() -> None:
     assert len(data) == listing.OBJECT_BYTES
     with Image.open(io.BytesIO(data)) as image:
         image.load()
+
+
+def test_a_benchmark_with_peers_tells_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda _module: None)
+    assert peers.missing_packages() == list(peers.PACKAGES.values())
+
+
+def test_the_time_of_a_network_is_that_of_a_megapixel_of_all_its_pictures() -> None:
+    truths = [np.zeros((1000, side, 3), np.uint8) for side in (500, 2000)]
+    row = peers.Row(
+        name="a",
+        purpose="",
+        ask=lambda picture: {"seconds": float(picture)},
+        pictures=[
+            peers.Picture(truth=truth, path=path) for truth, path in zip(truths, "14", strict=True)
+        ],
+    )
+    row.run()
+    assert row.seconds == [2.0]
 
 
 def sample(status: int, seconds: float, timing: str = "") -> Sample:

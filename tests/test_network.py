@@ -56,6 +56,35 @@ def test_the_base_is_pillows_bicubic_within_one_level(scale: int) -> None:
     assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
 
 
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    scale=st.integers(2, 4),
+    channels=st.sampled_from([1, 3]),
+)
+def test_the_base_is_torchs_bicubic_at_any_size(
+    height: int, width: int, scale: int, channels: int
+) -> None:
+    x = picture(height, width).double()[:, :channels]
+    theirs = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+    torch.testing.assert_close(bicubic_base(x, scale), theirs, rtol=0, atol=1e-12)
+
+
+def test_the_base_is_computed_in_float32_under_autocast() -> None:
+    x = picture(8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = bicubic_base(x, 2)
+    assert torch.equal(found, bicubic_base(x, 2))
+
+
+@pytest.mark.parametrize(("scale", "unshuffle"), [(2, 1), (3, 1), (1, 2), (4, 1)])
+def test_the_residual_is_the_tails_pixel_shuffle(scale: int, unshuffle: int) -> None:
+    network, x = network_of(scale=scale, unshuffle=unshuffle), picture(8, 12)
+    features = network.head(torch.nn.functional.pixel_unshuffle(x, unshuffle))
+    shuffled = torch.nn.functional.pixel_shuffle(network.tail(features), scale * unshuffle)
+    torch.testing.assert_close(network.residual(x, num_blocks=0), shuffled)
+
+
 def test_strength_scales_the_residual() -> None:
     network, x = network_of(), picture(8, 8)
     base = bicubic_base(x, 2)
