@@ -92,15 +92,8 @@ class TrainingJob:
 
     @property
     def sampler(self) -> PatchSampler:
-        return PatchSampler(
-            groups=self.data.groups,
-            sizes=self.data.groups.sizes,
-            patch_px=self.data.patch_px,
-            degradation=self.recipe.degradation,
-            input_px=self.recipe.input_px,
-            batch_size=self.recipe.batch_size,
-            seed=self.recipe.seed,
-        )
+        groups = self.data.groups
+        return self.recipe.sampler(groups, groups.sizes, patch_px=self.data.patch_px)
 
     @property
     def worker_resources(self) -> dict[str, float]:
