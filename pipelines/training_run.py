@@ -50,6 +50,7 @@ from pipelines.quantities import format_duration
 from pipelines.stopping import StopRules
 from pipelines.storage import Store
 from pipelines.training_log import write_events
+from pipelines.worker_network import WorkerNetwork
 from resnet_core.chance import Use, generator
 from resnet_core.degradation import degrade
 from resnet_core.errors import ConfigError, DataError, ResrayError
@@ -127,6 +128,7 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
             train_worker,
             board=board,
             train_loop_config={"job": job, "board": board},
+            torch_config=WorkerNetwork(),
             scaling_config=ScalingConfig(
                 num_workers=job.workers if job.workers[0] < job.workers[1] else job.workers[0],
                 use_gpu=job.use_gpu,
