@@ -50,6 +50,7 @@ from pipelines.quantities import format_duration
 from pipelines.stopping import StopRules
 from pipelines.storage import Store
 from pipelines.training_log import write_events
+from pipelines.worker_network import WorkerNetwork
 from resnet_core.chance import Use, generator
 from resnet_core.degradation import degrade
 from resnet_core.errors import ConfigError, DataError, ResrayError
@@ -92,15 +93,8 @@ class TrainingJob:
 
     @property
     def sampler(self) -> PatchSampler:
-        return PatchSampler(
-            groups=self.data.groups,
-            sizes=self.data.groups.sizes,
-            patch_px=self.data.patch_px,
-            degradation=self.recipe.degradation,
-            input_px=self.recipe.input_px,
-            batch_size=self.recipe.batch_size,
-            seed=self.recipe.seed,
-        )
+        groups = self.data.groups
+        return self.recipe.sampler(groups, groups.sizes, patch_px=self.data.patch_px)
 
     @property
     def worker_resources(self) -> dict[str, float]:
@@ -134,6 +128,7 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
             train_worker,
             board=board,
             train_loop_config={"job": job, "board": board},
+            torch_config=WorkerNetwork(),
             scaling_config=ScalingConfig(
                 num_workers=job.workers if job.workers[0] < job.workers[1] else job.workers[0],
                 use_gpu=job.use_gpu,

@@ -5,7 +5,7 @@ No engine here: a plain loop and a Ray worker call the same `Trainer.step` and g
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -16,9 +16,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
+from resnet_core.levels import Levels
 from resnet_core.losses import LOSSES, fft
 from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
+from resnet_core.patches import PatchSampler
 from resnet_core.precision import Precision, compute_dtype, fix_arithmetic
 
 OptimizerKind = Literal["muon", "adam"]
@@ -89,6 +91,20 @@ class TrainingRecipe:
     """Steps between validations and checkpoints."""
     patience: int = 0
     """Validations in a row without a better PSNR that end the run; 0: none does."""
+
+    def sampler(
+        self, groups: Sequence[Levels], sizes: Sequence[int], *, patch_px: int
+    ) -> PatchSampler:
+        """The batches of this recipe from patches in groups, as `PatchSampler` has them."""
+        return PatchSampler(
+            groups=groups,
+            sizes=sizes,
+            patch_px=patch_px,
+            degradation=self.degradation,
+            input_px=self.input_px,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
 
     def __post_init__(self) -> None:
         if self.degradation.scale != self.network.scale:

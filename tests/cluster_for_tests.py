@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from namespaces_for_tests import HOST, LOOPBACK, enter_new
+
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
@@ -121,13 +123,20 @@ def serve_words() -> None:
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
         places = (f"{folder}/{number}" for number in itertools.count(1))
+        numbers = itertools.count(2)
+
+        def own_address() -> dict[str, Any]:
+            if HOST == LOOPBACK:
+                return {}
+            return {"node_ip_address": enter_new(next(numbers), os.getppid())}
 
         def add() -> None:
-            nodes.add_node(num_cpus=NODE_CPUS, temp_dir=next(places))
+            nodes.add_node(num_cpus=NODE_CPUS, temp_dir=next(places), **own_address())
 
         head: dict[str, Any] = {"num_cpus": NODE_CPUS, "include_dashboard": True}
         # Free ports, also for the agent at which jobs begin: another Ray may have the usual ones.
-        head |= {"dashboard_port": 0, "dashboard_agent_listen_port": None}
+        head |= {"dashboard_port": 0, "dashboard_agent_listen_port": None, **own_address()}
+        head["dashboard_host"] = head.get("node_ip_address", LOOPBACK)
         nodes = Cluster(initialize_head=True, head_node_args=head)
         drained: set[str] = set()
         try:

@@ -24,12 +24,12 @@ from typing import Any
 
 import boto3
 import pytest
+from namespaces_for_tests import HOST, LOOPBACK
 
 from pipelines import s3_store
 
 START_S = 60.0
 GRPC_OFFSET = 10_000
-LOOPBACK = "127.0.0.1"
 
 WRITER = ("testkey", "testsecret123")
 READER = ("rokey", "rosecret123")
@@ -67,7 +67,7 @@ def aws_environment(
         "AWS_REGION": None,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ENDPOINT_URL_S3": None,
-        "NO_PROXY": LOOPBACK,
+        "NO_PROXY": HOST,
     }
 
 
@@ -238,12 +238,12 @@ class FaultProxy:
 
 @contextmanager
 def fault_proxy(store_endpoint: str) -> Generator[FaultProxy]:
-    """A proxy on loopback before a store; its faults can be changed at any time."""
+    """A proxy before a store; its faults can be changed at any time."""
     host = store_endpoint.removeprefix("http://")
-    server = ThreadingHTTPServer((LOOPBACK, 0), BaseHTTPRequestHandler)
+    server = ThreadingHTTPServer((HOST, 0), BaseHTTPRequestHandler)
     server.daemon_threads = True
     server.block_on_close = False
-    proxy = FaultProxy(endpoint=f"http://{LOOPBACK}:{server.server_port}")
+    proxy = FaultProxy(endpoint=f"http://{HOST}:{server.server_port}")
     server.RequestHandlerClass = type("Handler", (_Handler,), {"proxy": proxy, "store_host": host})
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

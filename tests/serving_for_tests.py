@@ -171,10 +171,11 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """Of a server on loopback."""
+    """Of a server."""
 
     port: int
     key: str | None = None
+    host: str = "127.0.0.1"
 
     def ask(
         self,
@@ -183,7 +184,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
         authorization = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             connection.request(method, path, body, {**authorization, **(headers or {})})
@@ -204,7 +205,7 @@ class Client:
             f"POST /v1/enhance HTTP/1.1\r\nHost: test\r\n{key}"
             f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
         )
-        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
+        with socket.create_connection((self.host, self.port), timeout=120) as connection:
             connection.sendall(head.encode() + body)
             yield connection
 

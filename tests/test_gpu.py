@@ -72,15 +72,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 def sampler(recipe: TrainingRecipe) -> PatchSampler:
     patches = cut_patches(make_photograph(260, 260), patch_px=64)
-    return PatchSampler(
-        groups=[patches],
-        sizes=[len(patches)],
-        patch_px=64,
-        degradation=recipe.degradation,
-        input_px=recipe.input_px,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-    )
+    return recipe.sampler([patches], [len(patches)], patch_px=64)
 
 
 def trained(recipe: TrainingRecipe, device: str, *, resumed_at: int = 0) -> tuple[Trainer, list]:

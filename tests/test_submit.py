@@ -9,12 +9,14 @@ import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from cluster_for_tests import NODE_CPUS, TokenCluster, token_cluster
 from image_files import still
-from object_store_for_tests import LOOPBACK, make_bucket
+from namespaces_for_tests import HOST, LOOPBACK, are_possible
+from object_store_for_tests import make_bucket
 from packaging.specifiers import SpecifierSet
 from photographs_for_tests import write_photographs
 from serving_for_tests import Client, Load, free_port, wait_until
@@ -147,13 +149,17 @@ def test_the_check_of_python_is_understood_by_an_old_one() -> None:
     ast.parse(source, feature_version=(3, 9))
 
 
-# On a cluster.
+# On a cluster: where there are network namespaces, each node has an address.
+
+HAS_OWN_ADDRESSES = HOST != LOOPBACK
 
 
 @pytest.fixture(scope="module")
 def nodes(one_board: Board) -> Iterator[TokenCluster]:
     """Their machines know the store and a key, and nothing of this checkout."""
     assert one_board
+    if are_possible() and not HAS_OWN_ADDRESSES:
+        pytest.skip("passes with three addresses, in test_all_on_three_addresses")
     with token_cluster({"PYTHONPATH": "", VARIABLE: KEY, **ENVIRONMENT}) as cluster:
         yield cluster
 
@@ -194,6 +200,15 @@ def gate(written: list[str], changed: threading.Event) -> Serve:
         return ask()  # type: ignore[operator]
 
     return serve
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+@pytest.mark.skipif(HAS_OWN_ADDRESSES or not are_possible(), reason="no network namespaces")
+def test_all_on_three_addresses() -> None:
+    script = [sys.executable, "tests/namespaces_for_tests.py", "tests/test_submit.py", "-m", "s3"]
+    run = subprocess.run(["unshare", "--net", *script], cwd=ROOT, check=False)
+    assert run.returncode == 0
 
 
 @pytest.mark.ray
@@ -379,11 +394,11 @@ def test_the_service_is_deployed_changed_moved_off_a_node_and_stopped_without_a_
     )
     config = yaml.safe_load((ROOT / "cluster/serve.yaml").read_text(encoding="utf-8"))
     # The nodes are one machine: one port, and the head is not among those that go.
-    port = free_port()
-    config |= {"proxy_location": "HeadOnly", "http_options": {"host": LOOPBACK, "port": port}}
+    host, port = urlsplit(nodes.url).hostname or "", free_port()
+    config |= {"proxy_location": "HeadOnly", "http_options": {"host": host, "port": port}}
     (application,) = config["applications"]
     application["args"] |= {"network_cpus": 1.0, "ingress_cpus": 1.0, "access_log": ""}
-    file, client = tmp_path / "serve.yaml", Client(port=port, key=KEY)
+    file, client = tmp_path / "serve.yaml", Client(host=host, port=port, key=KEY)
 
     def deploy(weights: Path) -> None:
         application["deployments"][0]["user_config"] = {"weights": [str(weights)]}
@@ -392,7 +407,7 @@ def test_the_service_is_deployed_changed_moved_off_a_node_and_stopped_without_a_
 
     deploy(first)
     wait_until(lambda: is_up(client), within_s=DEADLINE_S)
-    assert Client(port=port).enhance(still("PNG")).status == 401
+    assert Client(host=host, port=port).enhance(still("PNG")).status == 401
     with Load(client, still("PNG"), clients=2) as load:
         wait_until(lambda: len(load.seen) > 5)
         deploy(second)

@@ -11,7 +11,7 @@ from photographs_for_tests import make_photograph
 
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.network import NetworkConfig, ResidualNetwork, fold
-from resnet_core.patches import PatchSampler, cut_patches
+from resnet_core.patches import cut_patches
 from resnet_core.standard_degradations import bicubic
 from resnet_core.training import Trainer, TrainingRecipe
 
@@ -29,15 +29,7 @@ RECIPE = TrainingRecipe(
     precision="float32",
 )
 PATCHES = cut_patches(make_photograph(200, 200), patch_px=64)
-SAMPLER = PatchSampler(
-    groups=[PATCHES],
-    sizes=[len(PATCHES)],
-    patch_px=64,
-    degradation=RECIPE.degradation,
-    input_px=RECIPE.input_px,
-    batch_size=RECIPE.batch_size,
-    seed=RECIPE.seed,
-)
+SAMPLER = RECIPE.sampler([PATCHES], [len(PATCHES)], patch_px=64)
 
 
 def run_steps(trainer: Trainer, until: int) -> list[float]:

@@ -209,15 +209,8 @@ def _prepared(folder: Path, count: int) -> PreparedData:
 
 
 def _sampler(data: PreparedData, recipe: TrainingRecipe) -> PatchSampler:
-    return PatchSampler(
-        groups=[data.groups[index] for index in range(len(data.groups))],
-        sizes=data.groups.sizes,
-        patch_px=data.patch_px,
-        degradation=recipe.degradation,
-        input_px=recipe.input_px,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-    )
+    in_memory = [data.groups[index] for index in range(len(data.groups))]
+    return recipe.sampler(in_memory, data.groups.sizes, patch_px=data.patch_px)
 
 
 def _first_step_s(job: TrainingJob, folder: Path) -> float:
