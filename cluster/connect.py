@@ -28,6 +28,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A machine that is lost would fill the terminal with its last words, and every task on it.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated|infinite retries remaining",
 }
 
 WORKER_ENVIRONMENT = {

@@ -240,6 +240,7 @@ def test_a_bulk_run_ends_with_its_status_while_a_node_joins_and_one_is_killed(
     assert process.returncode == 2, out + errors
     assert "60 enhanced, 1 failed" in out
     assert "failed: broken.jpg: " in out
+    assert "[state-dump]" not in out, "the last words of a machine"
     start_line, end_line = errors.splitlines()
     assert start_line.endswith(f" at {nodes.url}")
     assert end_line.endswith(
