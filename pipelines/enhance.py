@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 from pipelines.argument_types import amount, positive, worker_range
+from pipelines.auto import AUTO, CANDIDATES, Candidate, together
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
 from pipelines.progress import Clock, ProgressLine, Snapshot
@@ -90,7 +91,8 @@ exit status
 examples
   resray enhance photos better --sample 8
   resray enhance photos better
-  resray enhance scans clean --weights sr-x4 --format webp --quality 85
+  resray enhance scans large --weights sr-x4 --format webp --quality 85
+  resray enhance photos clean --weights auto
   resray enhance s3://shop/photos s3://shop-large/photos --workers 4..32 --address auto
 """
 
@@ -136,9 +138,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--weights",
         default="sr-x2",
-        metavar="NAME|PATH",
+        metavar="NAME|PATH|auto",
         help="the network: a name from `resray weights list`, or a file of resray's, or one that"
-        " spandrel knows (default: sr-x2)",
+        " spandrel knows; auto looks at each image and cleans it, at its size, with"
+        f" {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]}, or leaves it as it is"
+        " (default: sr-x2)",
     )
     how.add_argument(
         "--strength",
@@ -222,7 +226,7 @@ def run(args: argparse.Namespace) -> int:
         source=source,
         target=target,
         naming=naming(settings.format),
-        weights_sha256=weights.sha256,
+        weights_sha256=settings.weights_sha256,
         settings_hash=settings.hash,
         parts=() if args.sample else tuple(list_parts(target)),
         retry_failed=args.retry_failed,
@@ -240,14 +244,25 @@ def run(args: argparse.Namespace) -> int:
     return command.run()
 
 
-def _settings(args: argparse.Namespace) -> tuple[Weights, RunSettings]:
+def _names(weights: str) -> tuple[str, ...]:
+    return CANDIDATES if weights == AUTO else (weights,)
+
+
+def _settings(args: argparse.Namespace) -> tuple[tuple[Weights, ...], RunSettings]:
+    """The weights that may run, and what decides a result."""
     if not math.isfinite(args.strength):
         raise ConfigError(f"--strength: expected a number, found {args.strength}")
-    weights = load_weights(args.weights)
+    weights = tuple(map(load_weights, _names(args.weights)))
+    candidates = tuple(
+        Candidate(name=each.name, sha256=each.sha256, task=each.metadata.task) for each in weights
+    )
+    is_auto = args.weights == AUTO
+    whole = together(candidates) if is_auto else candidates[0]
     settings = RunSettings(
-        weights_name=weights.name,
-        weights_sha256=weights.sha256,
-        weights_task=weights.metadata.task,
+        weights_name=whole.name,
+        weights_sha256=whole.sha256,
+        weights_task=whole.task,
+        candidates=candidates if is_auto else (),
         strength=args.strength,
         format=None if args.format is None else output_format("PNG", args.format),
         quality=args.quality,
@@ -271,7 +286,8 @@ class _Command:
     """One run of the command, checked and ready."""
 
     args: argparse.Namespace
-    weights: Weights
+    weights: tuple[Weights, ...]
+    """One, or those that `auto` chooses from."""
     settings: RunSettings
     source: Source
     target: Store
@@ -289,7 +305,7 @@ class _Command:
         summary, clock = RunSummary(), Clock()
         print(
             f"Enhancing {self.args.source} into {self.results.url}"
-            f" with {self.weights.name} (x{self.weights.scale})",
+            f" with {self.settings.weights_name} (x{self.weights[0].scale})",
             flush=True,
         )
         try:
@@ -322,7 +338,7 @@ class _Command:
         stages = ObjectStages(source=self.source, target=self.results, settings=self.settings)
         worker = Worker(
             stages=stages,
-            weights=str(weights_path(self.args.weights).resolve()),
+            weights=tuple(str(weights_path(name).resolve()) for name in _names(self.args.weights)),
             threads=pool.threads,
             batch_px=GPU_BATCH_PX if pool.gpus else CPU_BATCH_PX,
             memory_px=MEMORY_PX,
@@ -405,18 +421,10 @@ class _Command:
     ) -> None:
         from pipelines.machine import machine_name  # noqa: PLC0415
 
-        metadata = self.weights.metadata
         report = summary.report(
             source=self.source,
             target=self.results,
-            weights=WeightsCard(
-                name=self.weights.name,
-                sha256=self.weights.sha256,
-                task=metadata.task,
-                scale=self.weights.scale,
-                parameters=self.weights.network.num_parameters,
-                licence=metadata.licence,
-            ),
+            weights=self._card(),
             settings=_shown_settings(self.settings),
             machine=machine_name(),
             duration_s=duration_s,
@@ -425,6 +433,18 @@ class _Command:
         )
         page = render_enhance_report(report)
         self.target.put(REPORT_KEY, page.encode(), content_type="text/html; charset=utf-8")
+
+    def _card(self) -> WeightsCard:
+        first, *others = self.weights
+        named = [f"{each.name} ({each.sha256[:12]})" for each in self.weights]
+        return WeightsCard(
+            name=self.settings.weights_name,
+            sha256=self.settings.weights_sha256,
+            task=f"for each image {', '.join(named)} or none" if others else first.metadata.task,
+            scale=first.scale,
+            parameters=None if others else first.network.num_parameters,
+            licence="; ".join(dict.fromkeys(each.metadata.licence for each in self.weights)),
+        )
 
 
 @contextmanager
@@ -457,6 +477,8 @@ def closing_lines(
         rate = format_figure(summary.pixels_out / 1e6 / work_s, 2)
         speed = f" ({rate} megapixels/s once started)"
     yield f"{', '.join(counts)} in {format_duration(duration_s)}{speed}"
+    if summary.choices:
+        yield f"  chosen: {summary.choices}"
     for suspect in summary.suspects:
         yield f"  suspect: {shown_key(suspect.key)}: {suspect.reason}"
     for failure in summary.failures[:SHOWN_FAILURES]:

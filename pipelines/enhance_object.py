@@ -6,13 +6,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from pipelines.auto import NO_WEIGHTS, Candidate, choose
 from pipelines.ledger import LedgerRow, Status
 from pipelines.quantities import format_bytes
 from pipelines.storage import Blob, Source, Store, StoreError
@@ -39,6 +40,7 @@ from resnet_core.images import (
     output_format,
     read_header,
 )
+from resnet_core.inspection import Findings, inspect_image
 from resnet_core.precision import Precision
 from resnet_core.weights import load_weights
 
@@ -55,6 +57,9 @@ class RunSettings:
     weights_sha256: str
     weights_task: str = ""
     """Decides what the guard expects of a result."""
+    candidates: tuple[Candidate, ...] = ()
+    """Of `auto`, which chooses one of them, or none, for each image; the weights are then theirs
+    together."""
     strength: float = 1.0
     format: str | None = None
     """A key of FORMATS, or None: as the source."""
@@ -86,15 +91,42 @@ class RunSettings:
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
     @property
-    def provenance(self) -> str:
+    def leaves_alone(self) -> bool:
+        """Whether there are no weights: `auto` chose none."""
+        return not self.weights_sha256
+
+    @property
+    def provenance(self) -> str | None:
         """The line that a result carries in its metadata."""
+        if self.leaves_alone:
+            return None
         return f"resray {self.weights_name} {self.weights_sha256[:12]} strength {self.strength:g}"
+
+    def chosen(self, name: str) -> "RunSettings":
+        """For one image of `auto`: with the candidate of this name, or no weights."""
+        names = {each.name: each for each in self.candidates}
+        weights = names.get(name, NO_WEIGHTS)
+        return replace(
+            self,
+            weights_name=weights.name,
+            weights_sha256=weights.sha256,
+            weights_task=weights.task,
+        )
+
+    def keeps_files_of(self, source_format: str) -> bool:
+        """Whether the file of an image that is left as it is may go out as it is."""
+        is_same = self.format in (None, source_format) and FORMATS[source_format].writes
+        return is_same and self.quality is None and self.metadata == "keep"
 
 
 class ImageEnhancer(Protocol):
     """The part of `Enhancer` that a bulk run needs."""
 
     def enhance_measured(self, image: Image) -> Enhanced: ...
+
+
+Enhancers = Mapping[str, ImageEnhancer]
+"""By the SHA-256 of their weights."""
 
 
 @functools.cache
@@ -121,6 +153,13 @@ class Job:
     user_metadata: tuple[tuple[str, str], ...]
     get_s: float
     decode_s: float
+    """Looking at it too, with `auto`."""
+    settings: RunSettings
+    """With the weights for this image."""
+    findings: Findings | None = None
+    """What `auto` saw."""
+    unchanged: Encoded | None = None
+    """The file that was read, where it goes out as it is."""
     change_levels: float | None = None
     deviation: Deviation | None = None
     network_s: float = 0.0
@@ -143,21 +182,21 @@ class ObjectStages:
         """From the store to pixels."""
         return self._settled(work, lambda: self._decode(self._get(work)))
 
-    def improve(self, job: Job, enhancer: ImageEnhancer) -> Job | LedgerRow:
+    def improve(self, job: Job, enhancers: Enhancers) -> Job | LedgerRow:
         """From pixels to better pixels."""
-        return self._settled(job.work, lambda: self._improve(job, enhancer))
+        return self._settled(job.work, lambda: self._improve(job, enhancers))
 
     def write(self, job: Job) -> LedgerRow:
         """From pixels to the store."""
         return self._settled(job.work, lambda: self._write(job))
 
-    def whole(self, work: Work, enhancer: ImageEnhancer, memory: "PixelBudget") -> LedgerRow:
+    def whole(self, work: Work, enhancers: Enhancers, memory: "PixelBudget") -> LedgerRow:
         """All stages, while its pixels have a place in `memory`."""
 
         def run() -> LedgerRow:
             read = self._get(work)
             with memory.place(read.header.pixels):
-                return self._write(self._improve(self._decode(read), enhancer))
+                return self._write(self._improve(self._decode(read), enhancers))
 
         return self._settled(work, run)
 
@@ -201,6 +240,12 @@ class ObjectStages:
         image = decode(
             read.blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
         )
+        settings, findings, unchanged = self.settings, None, None
+        if self.settings.candidates:
+            findings = inspect_image(image)
+            settings = self.settings.chosen(choose(findings))
+            if settings.leaves_alone and self.settings.keeps_files_of(image.format):
+                unchanged = as_it_is(read.blob.data, image.format)
         decode_s = time.perf_counter() - began_s
         return Job(
             work=read.work,
@@ -211,22 +256,28 @@ class ObjectStages:
             user_metadata=read.blob.user_metadata,
             get_s=read.get_s,
             decode_s=decode_s,
+            settings=settings,
+            findings=findings,
+            unchanged=unchanged,
         )
 
-    def _improve(self, job: Job, enhancer: ImageEnhancer) -> Job:
+    def _improve(self, job: Job, enhancers: Enhancers) -> Job:
+        if job.settings.leaves_alone:
+            return job
+        enhancer = enhancers[job.settings.weights_sha256]
         better = enhancer.enhance_measured(job.image)
         return replace(
             job,
             image=better.image,
             change_levels=better.change_levels,
-            deviation=guarded(job.image, better.image, self.settings),
+            deviation=guarded(job.image, better.image, job.settings),
             network_s=better.network_s,
         )
 
     def _write(self, job: Job) -> LedgerRow:
         settings, image = self.settings, job.image
         began_s = time.perf_counter()
-        encoded = encode_result(image, settings)
+        encoded = job.unchanged or encode_result(image, job.settings)
         out_key = result_key(job.work, job.source.format, encoded, settings)
         encoded_s = time.perf_counter()
         self.target.put(
@@ -251,6 +302,7 @@ class ObjectStages:
             output_height_px=image.height,
             change_levels=job.change_levels,
             deviation=None if found is None else found.share,
+            **_chosen(job),
             weights_sha256=settings.weights_sha256,
             settings_hash=settings.hash,
             get_s=job.get_s,
@@ -347,8 +399,31 @@ def guarded(source: Image, result: Image, settings: RunSettings) -> Deviation:
     return found
 
 
+def _chosen(job: Job) -> dict[str, Any]:
+    """Columns of the ledger: what `auto` saw and chose."""
+    found = job.findings
+    if found is None:
+        return {}
+    return {
+        "noise_levels": found.noise_levels,
+        "grain_levels": found.grain_levels,
+        "colour_levels": found.colour_levels,
+        "sharpness": found.sharpness,
+        "jpeg_quality": found.jpeg_quality,
+        "chosen": job.settings.weights_name,
+    }
+
+
+def as_it_is(data: bytes, source_format: str) -> Encoded:
+    """A file that isn't encoded again; `source_format` is its real one."""
+    spec = FORMATS[source_format]
+    return Encoded(
+        data=data, format=spec.name, extension=spec.extension, media_type=spec.media_type
+    )
+
+
 def encode_result(image: Image, settings: RunSettings) -> Encoded:
-    """The enhanced image as bytes, by the settings, and looked at again.
+    """The image as bytes, by the settings, and looked at again.
 
     Raises BrokenImageError where they are no image of the right kind and size.
     """
@@ -382,7 +457,8 @@ class Worker:
     """
 
     stages: ObjectStages
-    weights: str
+    weights: tuple[str, ...]
+    """Their files, in the order of the candidates."""
     threads: int
     """For computing."""
     batch_px: int | None
@@ -391,32 +467,37 @@ class Worker:
     """Source pixels that may be in hand at once."""
 
     def whole(self) -> Callable[[Work], LedgerRow]:
-        enhancer, memory = self._enhancer(), PixelBudget(self.memory_px)
-        return lambda work: self.stages.whole(work, enhancer, memory)
+        enhancers, memory = self._enhancers(), PixelBudget(self.memory_px)
+        return lambda work: self.stages.whole(work, enhancers, memory)
 
     def read(self) -> Callable[[Work], Job | LedgerRow]:
         return self.stages.read
 
     def improve(self) -> Callable[[Job], Job | LedgerRow]:
-        enhancer = self._enhancer()
-        return lambda job: self.stages.improve(job, enhancer)
+        enhancers = self._enhancers()
+        return lambda job: self.stages.improve(job, enhancers)
 
     def write(self) -> Callable[[Job], LedgerRow]:
         return self.stages.write
 
-    def _enhancer(self) -> Enhancer:
+    def _enhancers(self) -> Enhancers:
         settings = self.stages.settings
-        weights = load_weights(self.weights)
-        if weights.sha256 != settings.weights_sha256:
+        expected = [each.sha256 for each in settings.candidates] or [settings.weights_sha256]
+        cpu = CpuThreads(self.threads)
+        return {
+            sha256: self._enhancer(location, sha256, cpu)
+            for location, sha256 in zip(self.weights, expected, strict=True)
+        }
+
+    def _enhancer(self, location: str, sha256: str, cpu: CpuThreads) -> Enhancer:
+        weights = load_weights(location)
+        if weights.sha256 != sha256:
             raise WeightsError(
-                f"weights {self.weights}: sha256 {weights.sha256[:12]} here,"
-                f" {settings.weights_sha256[:12]} where the run began; install the same"
+                f"weights {location}: sha256 {weights.sha256[:12]} here, {sha256[:12]} where the"
+                " run began; install the same"
             )
         enhancer = Enhancer(
-            weights,
-            core_settings(settings),
-            batch_px=self.batch_px,
-            cpu=CpuThreads(self.threads),
+            weights, core_settings(self.stages.settings), batch_px=self.batch_px, cpu=cpu
         )
         enhancer.enhance_pixels(np.zeros((WARM_UP_PX, WARM_UP_PX, 3), np.uint8))
         return enhancer

@@ -56,6 +56,14 @@ class LedgerRow:
     """Mean absolute difference between the result and its base, in levels of 255."""
     deviation: float | None = None
     """How far the result is from its source, as a share of what is allowed."""
+    noise_levels: float | None = None
+    """This and the next four are what `auto` saw; see `Findings`."""
+    grain_levels: float | None = None
+    colour_levels: float | None = None
+    sharpness: float | None = None
+    jpeg_quality: int | None = None
+    chosen: str | None = None
+    """Name of the weights that `auto` chose, or `none`."""
     get_s: float = 0.0
     decode_s: float = 0.0
     network_s: float = 0.0
@@ -87,6 +95,12 @@ SCHEMA = pa.schema(
         pa.field("output_height_px", pa.int32()),
         pa.field("change_levels", pa.float32()),
         pa.field("deviation", pa.float32()),
+        pa.field("noise_levels", pa.float32()),
+        pa.field("grain_levels", pa.float32()),
+        pa.field("colour_levels", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+        pa.field("jpeg_quality", pa.int32()),
+        pa.field("chosen", pa.string()),
         pa.field("get_s", pa.float32(), nullable=False),
         pa.field("decode_s", pa.float32(), nullable=False),
         pa.field("network_s", pa.float32(), nullable=False),

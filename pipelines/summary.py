@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -50,6 +51,8 @@ MIN_TIMELINE_OBJECTS = 12
 STAGES = ("get", "decode", "network", "encode", "put")
 
 MEGAPIXEL_EDGES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, math.inf)
+NOISE_EDGES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, math.inf)
+QUALITY_EDGES = tuple(float(quality) for quality in range(0, 101, 10))
 LEVEL_EDGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32, math.inf)
 SECOND_EDGES = tuple(2.0 ** (eighth / 8) for eighth in range(-17 * 8, 17 * 8 + 1))
 """From 8 microseconds to 36 hours in bins of 9 %."""
@@ -304,6 +307,9 @@ class RunSummary:
         self._costs = _Costs()
         self._sizes = HistogramCounter(MEGAPIXEL_EDGES)
         self._changes = HistogramCounter(LEVEL_EDGES)
+        self._noise = HistogramCounter(NOISE_EDGES)
+        self._qualities = HistogramCounter(QUALITY_EDGES)
+        self._choices = Counter[str]()
         self._slowest = _Ranking(NUM_SLOWEST, descending=True)
         self._suspects = _Ranking(NUM_SUSPECT, descending=True)
         self._pairs = _PairChoice()
@@ -325,6 +331,12 @@ class RunSummary:
             SuspectObject(key=row.key, deviation=row.deviation or 0.0, reason=row.reason or "")
             for row in self._suspects.rows
         )
+
+    @property
+    def choices(self) -> str:
+        """How often `auto` chose what, on one line; "" without it."""
+        counts = sorted(self._choices.items(), key=lambda each: (-each[1], each[0]))
+        return ", ".join(f"{count:,} {name}" for name, count in counts)
 
     def add(self, row: LedgerRow) -> None:
         self.finished_bytes += row.source_bytes
@@ -363,6 +375,12 @@ class RunSummary:
         self._sizes.add((row.source_width_px or 0) * (row.source_height_px or 0) / 1e6)
         if row.change_levels is not None:
             self._changes.add(row.change_levels)
+        if row.chosen is not None:
+            self._choices[row.chosen] += 1
+        if row.noise_levels is not None:
+            self._noise.add(row.noise_levels)
+        if row.jpeg_quality is not None:
+            self._qualities.add(row.jpeg_quality)
         self._slowest.add((row.total_s, row.key), row)
         self._pairs.add(row)
 
@@ -411,7 +429,7 @@ class RunSummary:
                 done_before=done_before,
             ),
             weights=weights,
-            settings=tuple(settings),
+            settings=(*([("chosen", self.choices)] if self.choices else []), *settings),
             machine=machine,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
@@ -439,7 +457,7 @@ class RunSummary:
 
     def _histograms(self) -> tuple[Histogram, ...]:
         """Those that have something in them."""
-        both = (
+        every = (
             self._sizes.histogram(
                 title="Sizes of the sources", unit="megapixels", note="Of those enhanced."
             ),
@@ -449,8 +467,14 @@ class RunSummary:
                 note="Mean difference of a result from its base: the source itself, or its bicubic"
                 " enlargement.",
             ),
+            self._noise.histogram(title="Noise of the sources", unit="levels of 255"),
+            self._qualities.histogram(
+                title="JPEG quality of the sources",
+                unit="quality",
+                note="Of those that are or were JPEG; the lowest, where they were saved again.",
+            ),
         )
-        return tuple(histogram for histogram in both if any(histogram.counts))
+        return tuple(histogram for histogram in every if any(histogram.counts))
 
     def _read_pairs(
         self, source: Source, target: Store
@@ -474,7 +498,26 @@ class RunSummary:
                 if isinstance(error, StoreError):
                     break
             else:
-                pair = ReportPair(key=row.key, view=view, change_levels=row.change_levels)
+                is_enlarged = row.output_width_px != row.source_width_px
+                pair = ReportPair(
+                    key=row.key,
+                    view=view,
+                    before_label="Bicubic" if is_enlarged else "Input",
+                    change_levels=row.change_levels,
+                    caption=_told_choice(row),
+                )
                 pairs[title].append(pair)
         groups = (PairGroup(title=title, pairs=tuple(found)) for title, found in pairs.items())
         return tuple(group for group in groups if group.pairs), tuple(left_out)
+
+
+def _told_choice(row: LedgerRow) -> str:
+    """What `auto` chose for an image, and what it saw there; "" without it."""
+    if row.chosen is None:
+        return ""
+    seen = [] if row.noise_levels is None else [f"noise {row.noise_levels:.1f} levels"]
+    seen += [] if row.grain_levels is None else [f"grain {row.grain_levels:.1f}"]
+    seen += [] if row.colour_levels is None else [f"in colour {row.colour_levels:.1f}"]
+    seen += [] if row.sharpness is None else [f"sharpness {row.sharpness:.2f}"]
+    seen += [] if row.jpeg_quality is None else [f"JPEG quality {row.jpeg_quality}"]
+    return f"chosen: {row.chosen} ({', '.join(seen) or 'too small to tell'})"

@@ -94,7 +94,7 @@ def undisturbed(places: Places) -> dict[str, bytes]:
     settings = RunSettings(weights_name=weights.name, weights_sha256=weights.sha256)
     enhance = Worker(
         stages=ObjectStages(source=places.source, target=twin, settings=settings),
-        weights=path,
+        weights=(path,),
         threads=NODE_CPUS,
         batch_px=CPU_BATCH_PX,
         memory_px=MEMORY_PX,

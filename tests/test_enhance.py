@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from image_files import noise, pillow, reopened, saved
 from object_store_for_tests import find_weed, make_bucket, use_store
+from PIL import Image as PillowImage
 from weights_for_tests import write_foreign, write_weights
 
 from cluster.connect import ray_session
+from pipelines.auto import CANDIDATES
 from pipelines.cli import main
 from pipelines.enhance import MEMORY_PX, REPORT_KEY, SAMPLE_PREFIX, closing_lines, shown_key
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker
@@ -26,8 +28,11 @@ from pipelines.s3_store import S3Store
 from pipelines.storage import RESERVED, Store
 from pipelines.summary import RunSummary
 from pipelines.worklist import Work
+from resnet_core.degradation import degrade
 from resnet_core.enhancer import Enhancer
 from resnet_core.images import decode
+from resnet_core.network import NetworkConfig
+from resnet_core.standard_degradations import gaussian_noise
 from resnet_core.weights import load_weights
 
 pytestmark = pytest.mark.ray
@@ -190,6 +195,59 @@ def test_weights_from_elsewhere_run_like_any_other(folders: Places) -> None:
     assert folders.num_recorded() == recorded, "done before"
 
 
+def test_auto_chooses_for_each_image_and_records_it(
+    folders: Places,
+    examples_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("resnet_core.weights.PACKAGED", folders.folder / "package")
+    arguments = [*folders.arguments(), "--weights", "auto"]
+    assert main(arguments) == 1
+    (error,) = said(capsys.readouterr().err)
+    assert error.startswith("resray: no weights named 'denoise'")
+    for number, name in enumerate(CANDIDATES):
+        config = NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=2)
+        write_weights(folders.folder / "package" / f"{name}.safetensors", config, seed=number)
+    lighthouse = pillow(decode((examples_dir / "lighthouse.png").read_bytes()).pixels)
+    clean = lighthouse.resize((240, 180), PillowImage.Resampling.LANCZOS)
+    noisy = degrade(np.array(clean), gaussian_noise(25), np.random.default_rng(0))
+    folders.source.put("clean.jpg", saved(clean, "JPEG", quality=98))
+    folders.source.put("worn.jpg", saved(clean, "JPEG", quality=30))
+    folders.source.put("noisy.png", saved(pillow(noisy), "PNG"))
+    folders.source.put("bad.jpg", saved(clean, "JPEG")[:100])
+
+    assert main(arguments) == 2
+    out = capsys.readouterr().out
+    assert "with auto (x1)" in out
+    assert "chosen: 3 none, 2 dejpeg, 1 denoise" in out
+    state = folders.state()
+    chosen = {key: row.chosen for key, row in state.items()}
+    assert chosen == dict.fromkeys(folders.sources(), "none") | {
+        "worn.jpg": "dejpeg",
+        "sub/deep/b.jpg": "dejpeg",
+        "noisy.png": "denoise",
+        "bad.jpg": None,
+    }
+    assert state["noisy.png"].noise_levels == pytest.approx(25, rel=0.2)
+    assert state["worn.jpg"].jpeg_quality == 30
+    assert state["a.png"].noise_levels is None, "too small to tell"
+    outputs, sources = folders.outputs(), folders.sources()
+    assert {key for key in outputs if outputs[key] == sources[key]} == {
+        key for key, name in chosen.items() if name == "none"
+    }
+    assert decode(outputs["worn.jpg"]).pixels.shape == (180, 240, 3)
+    page = folders.target.get(REPORT_KEY).data.decode()
+    assert "chosen: denoise (noise 2" in page
+    assert "3 none, 2 dejpeg, 1 denoise" in page
+    assert "dejpeg (" in page
+    assert "Bicubic" not in page, "what was there before is the picture itself"
+
+    recorded = folders.num_recorded()
+    assert main(arguments) == 2
+    assert folders.num_recorded() == recorded, "done before"
+
+
 def test_the_same_command_does_only_what_is_new_changed_or_failed_on_demand(
     places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,7 +394,7 @@ def undisturbed(folders: Places) -> dict[str, bytes]:
             target=twin,
             settings=RunSettings(weights_name=weights.name, weights_sha256=weights.sha256),
         ),
-        weights=path,
+        weights=(path,),
         threads=os.cpu_count() or 1,
         batch_px=None,
         memory_px=MEMORY_PX,

@@ -14,6 +14,7 @@ import pytest
 from image_files import noise, photo, pillow, reopened, saved
 from weights_for_tests import write_weights
 
+from pipelines.auto import Candidate
 from pipelines.enhance_object import (
     Job,
     ObjectStages,
@@ -42,6 +43,9 @@ class Doubler:
         alpha = None if image.alpha is None else double(image.alpha)
         better = replace(image, pixels=double(image.pixels), alpha=alpha)
         return Enhanced(image=better, change_levels=1.5, network_s=0.25)
+
+
+DOUBLER = {SETTINGS.weights_sha256: Doubler()}
 
 
 class Blackener(Doubler):
@@ -103,11 +107,11 @@ def enhance(
     """What the stages give, which is the same in one go and apart."""
     targets = MemoryStore(), MemoryStore()
     work = work_of(key, len(data) if size is None else size, **changes)
-    enhancer = enhancer or Doubler()
-    whole = stages({key: data}, targets[0], **changes).whole(work, enhancer, PixelBudget(10**6))
+    enhancers = {SETTINGS.weights_sha256: enhancer or Doubler()}
+    whole = stages({key: data}, targets[0], **changes).whole(work, enhancers, PixelBudget(10**6))
     item: Any = work
     apart = stages({key: data}, targets[1], **changes)
-    for stage in (apart.read, lambda job: apart.improve(job, enhancer), apart.write):
+    for stage in (apart.read, lambda job: apart.improve(job, enhancers), apart.write):
         item = item if isinstance(item, LedgerRow) else stage(item)
     assert targets[0] == targets[1]
     assert timeless(whole) == timeless(item)
@@ -267,7 +271,7 @@ def test_problems_of_the_listing_become_rows() -> None:
 def test_an_object_keeps_its_own_metadata_and_gets_its_media_type() -> None:
     target = MemoryStore()
     row = stages({"a.gif": saved(pillow(noise(4, 4, 3)), "GIF")}, target).whole(
-        work_of("a.gif"), Doubler(), PixelBudget(1)
+        work_of("a.gif"), DOUBLER, PixelBudget(1)
     )
     assert row.out_key == "a.png"
     assert target.described == {"a.png": ("image/png", (("owner", "me"),))}
@@ -276,7 +280,7 @@ def test_an_object_keeps_its_own_metadata_and_gets_its_media_type() -> None:
 def test_a_store_that_is_gone_is_no_fault_of_the_object() -> None:
     with pytest.raises(StoreError, match="no space left"):
         stages({"a.png": png()}, MemoryStore(full=True)).whole(
-            work_of("a.png"), Doubler(), PixelBudget(1)
+            work_of("a.png"), DOUBLER, PixelBudget(1)
         )
 
 
@@ -363,6 +367,82 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: s
         replace(SETTINGS, **changes)
 
 
+CANDIDATES = tuple(
+    Candidate(name=name, sha256=name[0] * 64, task=name)
+    for name in ("denoise", "dejpeg", "restore")
+)
+AUTO = RunSettings(weights_name="auto", weights_sha256="f" * 64, candidates=CANDIDATES)
+WORN = np.add.outer(np.arange(160), np.arange(160)).astype(np.uint8)[..., None].repeat(3, 2)
+
+
+class Halver:
+    """At the same size, half as bright."""
+
+    def enhance_measured(self, image: Image) -> Enhanced:
+        return Enhanced(
+            image=replace(image, pixels=image.pixels // 2), change_levels=60, network_s=0.1
+        )
+
+
+def by_auto(data: bytes, key: str = "a.jpg", **changes: Any) -> tuple[LedgerRow, dict[str, bytes]]:
+    """What becomes of an image where `auto` chooses, and only `dejpeg` is there."""
+    target, settings = MemoryStore(), replace(AUTO, **changes)
+    source = MemoryStore({key: data})
+    steps = ObjectStages(source=cast("Any", source), target=cast("Any", target), settings=settings)
+    networks = {CANDIDATES[1].sha256: Halver()}
+    row = steps.whole(work_of(key, len(data), **changes), networks, PixelBudget(10**6))
+    return row, target.objects
+
+
+def test_auto_enhances_by_what_it_chose_and_tells_it() -> None:
+    row, written = by_auto(saved(pillow(WORN), "JPEG", quality=30))
+    assert (row.chosen, row.jpeg_quality, row.change_levels) == ("dejpeg", 30, 60)
+    assert None not in (row.noise_levels, row.grain_levels, row.colour_levels, row.sharpness)
+    assert (row.weights_sha256, row.settings_hash) == ("f" * 64, AUTO.hash)
+    software = reopened(written["a.jpg"]).getexif()[0x131]
+    assert "resray dejpeg dddddddddddd strength 1" in software
+
+
+def test_the_guard_of_auto_is_that_of_what_it_chose() -> None:
+    row, _ = by_auto(saved(pillow(WORN), "JPEG", quality=30))
+    assert (row.status, row.chosen) == ("suspect", "dejpeg")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_auto_leaves_a_clean_image_byte_for_byte(format: str) -> None:
+    data = photo(format, 6, np.full((80, 100, 3), 90, np.uint8))
+    row, written = by_auto(data, "a.jpg")
+    assert (row.status, row.chosen) == ("ok", "none")
+    assert written == {"a.jpg": data}
+    assert (row.output_width_px, row.output_height_px) == (80, 100)
+    assert (row.change_levels, row.deviation, row.output_bytes) == (None, None, len(data))
+
+
+@pytest.mark.parametrize(
+    ("key", "source_format", "changes"),
+    [
+        ("a.jpg", "PNG", {"format": "JPEG"}),
+        ("a.jpg", "JPEG", {"quality": 80}),
+        ("a.jpg", "JPEG", {"metadata": "no-gps"}),
+        ("a.png", "GIF", {}),
+    ],
+)
+def test_a_clean_image_is_written_anew_where_that_was_asked_for(
+    key: str, source_format: str, changes: dict[str, Any]
+) -> None:
+    clean = np.full((80, 100, 3), 90, np.uint8)
+    data = (
+        photo(source_format, samples=clean)
+        if source_format != "GIF"
+        else saved(pillow(clean), "GIF")
+    )
+    row, written = by_auto(data, key, **changes)
+    assert (row.status, row.chosen) == ("ok", "none")
+    assert written[key] != data
+    np.testing.assert_allclose(np.asarray(reopened(written[key]).convert("RGB")), clean, atol=1)
+    assert "resray" not in str(reopened(written[key]).getexif().get(0x131))
+
+
 def test_a_worker_builds_the_network_it_was_told_or_none(tmp_path: Path) -> None:
     path = write_weights(tmp_path / "small.safetensors")
     source = FolderStore(root=tmp_path / "in", temporary=tmp_path / "tmp")
@@ -371,7 +451,7 @@ def test_a_worker_builds_the_network_it_was_told_or_none(tmp_path: Path) -> None
     settings = replace(SETTINGS, weights_sha256=load_weights(str(path)).sha256)
     worker = Worker(
         stages=ObjectStages(source=source, target=target, settings=settings),
-        weights=str(path),
+        weights=(str(path),),
         threads=1,
         batch_px=1,
         memory_px=1000,

@@ -210,7 +210,7 @@ def enhanced_in_bulk(folder: Path, name: str, data: bytes, **settings: Any) -> b
     source.put(name, data)
     worker = Worker(
         stages=ObjectStages(source=source, target=target, settings=run),
-        weights=weights.name,
+        weights=(weights.name,),
         threads=1,
         batch_px=None,
         memory_px=NO_SIZE_LIMIT,

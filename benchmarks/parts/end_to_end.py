@@ -80,7 +80,7 @@ class Resray:
         job, pool = Job.between(order["source"], order["target"]), self.pool
         worker = Worker(
             stages=job.stages,
-            weights=job.weights,
+            weights=(job.weights,),
             threads=pool.threads,
             batch_px=GPU_BATCH_PX if pool.gpus else CPU_BATCH_PX,
             memory_px=MEMORY_PX,

@@ -57,7 +57,8 @@ class IdentityWorker:
 
     def whole(self) -> Any:
         memory = PixelBudget(MEMORY_PX)
-        return lambda work: self.stages.whole(work, Identity(), memory)
+        networks = {self.stages.settings.weights_sha256: Identity()}
+        return lambda work: self.stages.whole(work, networks, memory)
 
 
 def small_photograph() -> bytes:

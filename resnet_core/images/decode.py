@@ -143,6 +143,7 @@ def _image(name: str, opened: Opened, samples: Pixels) -> Image:
         exif=exif_tree.to_bytes(exif_tree.upright(exif)) if exif else None,
         xmp=xmp_text.upright(opened.xmp) if opened.xmp and turn > 1 else opened.xmp,
         lossless=opened.lossless,
+        jpeg_quality=opened.jpeg_quality,
     )
 
 

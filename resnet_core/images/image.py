@@ -19,6 +19,7 @@ class Image:
     exif: a TIFF stream (without the "Exif" prefix) whose orientation is 1, without thumbnail.
     xmp: the XMP packet as found, its orientation reset where the pixels were turned.
     lossless: the source's compression kept every value; a WebP goes out the way it came in.
+    jpeg_quality: of the source, 1..100, by its quantisation tables; None where it has none.
     """
 
     pixels: Pixels
@@ -28,6 +29,7 @@ class Image:
     exif: bytes | None = None
     xmp: bytes | None = None
     lossless: bool = False
+    jpeg_quality: int | None = None
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype

@@ -17,6 +17,7 @@ from resnet_core.errors import BrokenImageError
 from resnet_core.images.colour import cmyk_to_srgb
 from resnet_core.images.image import Pixels
 from resnet_core.images.opened import Opened, pillow_samples
+from resnet_core.jpeg_tables import nearest_quality
 
 
 class _JpegFile(JpegImageFile):
@@ -35,6 +36,7 @@ def open_jpeg(data: bytes) -> Opened:
         exif=image.info.get("exif"),
         xmp=image.info.get("xmp"),
         lossless=False,
+        jpeg_quality=nearest_quality(image.quantization[0]) if 0 in image.quantization else None,
     )
 
 

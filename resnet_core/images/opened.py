@@ -17,6 +17,7 @@ class Opened:
     several: what more than one picture the file holds ("12 frames"), or "" for a still image.
     samples: decodes to uint8 or uint16 HWC, C = 1 gray, 2 gray + alpha, 3 RGB, 4 RGBA.
     exif: an EXIF block as found; xmp: a packet as found; icc_profile: as found, of any space.
+    jpeg_quality: what its quantisation tables stand for; None where it has none.
     """
 
     width: int
@@ -27,6 +28,7 @@ class Opened:
     exif: bytes | None = None
     xmp: bytes | None = None
     lossless: bool = True
+    jpeg_quality: int | None = None
 
 
 def pillow_samples(image: PillowImage.Image) -> NDArray[np.uint8]:
