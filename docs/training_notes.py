@@ -1,15 +1,15 @@
 """Trains `sr-x2` in many ways for the same time each: the table of training-notes.md.
 
-.venv/bin/python docs/training_notes.py PATCHES [--minutes M] [--only WORD]
+.venv/bin/python docs/training_notes.py PATCHES [--steps N] [--only WORD]
 
-PATCHES is the folder `data-FINGERPRINT` that `resray train` leaves beside its output. The time is
-that of one CPU core for the steps alone, so that other work on the machine doesn't count. Each
-schedule ends with the time.
+PATCHES is the folder `data-FINGERPRINT` that `resray train` leaves beside its output. All have the
+time of N steps of the recipe as it is: what a step of another costs beside one of these is measured
+first, in turn, so that other work on the machine doesn't count. Each schedule ends with the time.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
@@ -21,6 +21,8 @@ from pipelines.recipes import build_recipe
 from pipelines.storage import open_store
 from pipelines.training_run import measure
 from resnet_core.training import Trainer, TrainingRecipe
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 CHOICES = {
     "the recipe: 16 x 48, Muon, rate 1e-3, L1, 16 inputs of 32 px": (),
@@ -47,45 +49,53 @@ CHOICES = {
     "average: 0.99 instead of 0.999": ("ema_decay=0.99",),
 }
 """What is told of a choice, and its settings."""
-WARM_UP_STEPS, TIMED_STEPS = 4, 12
+TIMED_STEPS = 12
 
 
-def run(recipe: TrainingRecipe, data: PreparedData, steps: int) -> tuple[Trainer, list[float]]:
-    """Trains, and gives the CPU seconds of each step."""
-    trainer, seconds = Trainer(recipe), list[float]()
+def batches(recipe: TrainingRecipe, data: PreparedData, steps: int) -> Iterator[Batch]:
     sampler = recipe.sampler(data.groups, data.groups.sizes, patch_px=data.patch_px)
-    for step in range(steps):
-        batch = sampler.batch(step)
-        began_s = time.process_time()
-        trainer.step(*batch)
-        seconds.append(time.process_time() - began_s)
-    return trainer, seconds
+    return map(sampler.batch, range(steps))
 
 
-def try_choice(settings: Sequence[str], data: PreparedData, minutes: float) -> tuple[int, float]:
+def cost(recipe: TrainingRecipe, data: PreparedData) -> float:
+    """Time of a step as a multiple of the recipe's own, in turn with it."""
+    pair = (build_recipe("sr-x2", []), recipe)
+    trainers = [Trainer(each) for each in pair]
+    ratios: list[float] = []
+    for step in zip(*(batches(each, data, 2 * TIMED_STEPS) for each in pair), strict=True):
+        seconds: list[float] = []
+        for trainer, batch in zip(trainers, step, strict=True):
+            began_s = time.process_time()
+            trainer.step(*batch)
+            seconds.append(time.process_time() - began_s)
+        ratios.append(seconds[1] / seconds[0])
+    return median(ratios[TIMED_STEPS:])
+
+
+def try_choice(settings: Sequence[str], data: PreparedData, base_steps: int) -> tuple[int, float]:
     """Steps, and PSNR-Y in dB of the validation photographs behind them."""
-    _, seconds = run(build_recipe("sr-x2", settings), data, WARM_UP_STEPS + TIMED_STEPS)
-    steps = round(60 * minutes / median(seconds[WARM_UP_STEPS:]))
+    steps = round(base_steps / cost(build_recipe("sr-x2", settings), data))
     recipe = build_recipe("sr-x2", [*settings, f"steps={steps}", f"warmup_steps={steps // 10}"])
-    trainer, _ = run(recipe, data, steps)
-    return steps, fmean(
-        each.psnr_y_db for each in measure(trainer.averaged(), data.validation(), recipe)
-    )
+    trainer = Trainer(recipe)
+    for batch in batches(recipe, data, steps):
+        trainer.step(*batch)
+    pictures = measure(trainer.averaged(), data.validation(), recipe)
+    return steps, fmean(each.psnr_y_db for each in pictures)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("patches", type=Path)
-    parser.add_argument("--minutes", type=float, default=3.0, help="of a core, for each (3)")
+    parser.add_argument("--steps", type=int, default=600, help="of the recipe as it is (600)")
     parser.add_argument("--only", default="", help="choices that begin so")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = open_prepared(open_store(str(args.patches)))
-    print(f"{machine_name('cpu')}, one of them used; {args.minutes:g} minutes each\n")
+    print(f"{machine_name('cpu')}\n")
     print("| choice | steps | validation PSNR-Y |\n|---|---|---|")
     for told, settings in CHOICES.items():
         if told.startswith(args.only):
-            steps, psnr_y_db = try_choice(settings, data, args.minutes)
+            steps, psnr_y_db = try_choice(settings, data, args.steps)
             print(f"| {told} | {steps:,} | {psnr_y_db:.2f} dB |", flush=True)
 
 
