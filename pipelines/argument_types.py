@@ -1,8 +1,9 @@
-"""What options of the command take: numbers with bounds and units."""
+"""What options take, numbers with bounds and units; and those that several commands have."""
 
 import argparse
 import math
 import re
+from typing import Any
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "": 1}
@@ -53,3 +54,21 @@ def duration_s(text: str) -> float:
     if found is None or float(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"expected a time as 30s, 90min, 8h or 2d, found {text!r}")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def add_network_arguments(group: Any, *, tile_px: int) -> None:
+    """How a network runs, wherever it does."""
+    group.add_argument(
+        "--tile",
+        type=positive,
+        default=tile_px,
+        metavar="PX",
+        help="side of the pieces a large image is worked in; less takes less memory (default:"
+        f" {tile_px})",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto is bfloat16 where the device computes in it (default: auto)",
+    )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from pipelines.argument_types import amount, positive, worker_range
+from pipelines.argument_types import add_network_arguments, amount, positive, worker_range
 from pipelines.auto import AUTO, CANDIDATES, Candidate, together
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
@@ -194,19 +194,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a request to a store is tried again (default: 180)",
     )
-    where.add_argument(
-        "--tile",
-        type=positive,
-        default=RunSettings.tile_px,
-        metavar="PX",
-        help="side of the pieces a large image is worked in; less takes less memory (default: 512)",
-    )
-    where.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="auto is bfloat16 where the device computes in it (default: auto)",
-    )
+    add_network_arguments(where, tile_px=RunSettings.tile_px)
     where.add_argument(
         "-v", "--verbose", action="store_true", help="show Ray's log lines, and errors in full"
     )

@@ -15,7 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.api_keys import VARIABLE, load_keys
-from pipelines.argument_types import amount, duration_s, positive, replica_range
+from pipelines.argument_types import (
+    add_network_arguments,
+    amount,
+    duration_s,
+    positive,
+    replica_range,
+)
 from pipelines.catalogue import load_catalogue
 from pipelines.serve_settings import ServeSettings
 from resnet_core.errors import DataError
@@ -138,19 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="a Ray cluster (default: RAY_ADDRESS, or this machine)",
     )
-    where.add_argument(
-        "--tile",
-        type=positive,
-        default=defaults.tile_px,
-        metavar="PX",
-        help="side of the pieces a large image is worked in (default: 512)",
-    )
-    where.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="auto is bfloat16 where the device computes in it (default: auto)",
-    )
+    add_network_arguments(where, tile_px=defaults.tile_px)
     where.add_argument(
         "--access-log",
         default="",
