@@ -9,9 +9,12 @@ gone, and counts it as room; here they hear of it, and it is none.
 from collections.abc import Mapping
 from typing import Any
 
+from ray._private import worker as ray_worker
 from ray._private.state import state
 from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -19,6 +22,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
+from ray.train.v2.api.callback import RayTrainCallback
 
 LOOK_EVERY_S = 5.0
 """Between two looks at how many workers there is room for."""
@@ -33,11 +37,23 @@ def machine_is_to_go() -> bool:
 
 
 class ElasticTrainer(TorchTrainer):
-    """Calls `board.ask_to_restart` where the other one would end the workers."""
+    """Calls `board.ask_to_restart` where the other one would end the workers.
+
+    Every process of Ray looks around a hundred times a second, and takes part of a core. There is
+    none here for datasets of Ray Train, which no worker has; and where Ray ends with this process,
+    none that frees the workers' places behind it.
+    """
 
     def __init__(self, *args: Any, board: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._board = board
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        node = ray_worker.global_worker.node
+        ends_with_us = node is not None and node.is_head()
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)[: 1 + ends_with_us]
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, needless)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         if self.scaling_config.elasticity_enabled:

@@ -114,9 +114,8 @@ class PatchSampler:
 
     def patch_of(self, step: int, index: int, num_patches: int) -> int:
         """The patch in a group of so many: each once before one comes again."""
-        begun = step // STEPS_A_GROUP
-        rng = generator(Use.PATCH, self.seed, begun, index, num_patches)
-        return int(rng.permutation(num_patches)[step % STEPS_A_GROUP % num_patches])
+        order = _patch_order(self.seed, step // STEPS_A_GROUP, index, num_patches)
+        return int(order[step % STEPS_A_GROUP % num_patches])
 
     def example(self, step: int, index: int, patch: Levels) -> tuple[Levels, Levels]:
         """Input and target of one example from its patch, uint8 HWC: cropped, turned, degraded."""
@@ -149,6 +148,12 @@ class PatchSampler:
         indexes = range(rank, self.batch_size, world_size)
         inputs, targets = self.shares(range(step, step + 1), indexes)
         return to_nchw(inputs[0]), to_nchw(targets[0])
+
+
+@lru_cache(maxsize=4)
+def _patch_order(seed: int, begun: int, index: int, num_patches: int) -> NDArray[np.int64]:
+    """Of the patches in the group that an index has for STEPS_A_GROUP steps."""
+    return generator(Use.PATCH, seed, begun, index, num_patches).permutation(num_patches)
 
 
 @lru_cache(maxsize=4)

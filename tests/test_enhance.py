@@ -121,13 +121,11 @@ def folders(tmp_path: Path) -> Places:
     return places_in(tmp_path, source, target)
 
 
-@pytest.fixture(
-    params=[
-        "folders",
-        pytest.param("buckets", marks=pytest.mark.s3),
-        pytest.param("folder to bucket", marks=pytest.mark.s3),
-    ]
-)
+PLACES = ["folders", pytest.param("buckets", marks=pytest.mark.s3)]
+MIXED = pytest.param("folder to bucket", marks=pytest.mark.s3)
+
+
+@pytest.fixture(params=PLACES)
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     """The same places as folders, prefixes of a bucket, and mixed."""
     folders: Places = request.getfixturevalue("folders")
@@ -140,6 +138,7 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
     return places_in(tmp_path, S3Store(bucket=make_bucket(s3_endpoint)), target)
 
 
+@pytest.mark.parametrize("places", [*PLACES, MIXED], indirect=True)
 def test_a_place_is_mirrored_recorded_and_reported(
     places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:

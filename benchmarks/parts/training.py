@@ -34,9 +34,9 @@ from pipelines.training_run import TrainingJob, fit, measure
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.training import Trainer, TrainingRecipe
 
-INTERVAL = 3 * STEPS_A_GROUP
-"""Steps between two checkpoints: far fewer than in earnest, so that their cost is seen."""
-WARM_UP, MEASURED = 3, 2
+INTERVAL = 10 * STEPS_A_GROUP
+"""Steps between two checkpoints: a third of those in earnest, so that their cost is seen."""
+WARM_UP, MEASURED = 1, 2
 """Intervals. As many examples as are made ahead are used up by the end of the first ones."""
 INTERVALS = WARM_UP + MEASURED
 PRECISION_TURNS = 20
