@@ -3,8 +3,9 @@
 .venv/bin/python docs/training_notes.py PATCHES [--steps N] [--only WORD]
 
 PATCHES is the folder `data-FINGERPRINT` that `resray train` leaves beside its output. All have the
-time of N steps of the recipe as it is: what a step of another costs beside one of these is measured
-first, in turn, so that other work on the machine doesn't count. Each schedule ends with the time.
+CPU time of N steps of the recipe as it is, batches apart: what a step of another costs beside one
+of these is measured first, in turn, so that other work on the machine doesn't count. Each schedule
+ends with the time.
 """
 
 import argparse
@@ -31,7 +32,7 @@ CHOICES = {
     "block: `plain`": ("network.kind=plain",),
     "width and depth: 8 x 68": ("network.num_blocks=8", "network.channels=68"),
     "width and depth: 36 x 32": ("network.num_blocks=36", "network.channels=32"),
-    "width and depth: 32 x 64, five times the weights": (
+    "width and depth: 32 x 64, 3.5 times the weights": (
         "network.num_blocks=32",
         "network.channels=64",
     ),
@@ -41,7 +42,7 @@ CHOICES = {
     "loss: L1 and 0.1 of the spectrum's": ("fft_weight=0.1",),
     "patch: 64 inputs of 16 px": ("batch_size=64", "input_px=16"),
     "patch: 4 inputs of 64 px": ("batch_size=4", "input_px=64"),
-    "patch: 16 inputs of 64 px, a quarter of the steps": ("input_px=64",),
+    "patch: 16 inputs of 64 px": ("input_px=64",),
     "learning rate: 5e-4": ("learning_rate=5e-4",),
     "learning rate: 2e-3": ("learning_rate=2e-3",),
     "optimiser: Adam, rate 5e-4": ("optimizer=adam", "learning_rate=5e-4"),

@@ -12,9 +12,9 @@ _TorchBackend: Any = TorchConfig().backend_cls
 
 
 class WorkerNetwork(TorchConfig):
-    """On CPUs, the one on which Ray reaches the machine.
+    """For gloo, which workers on CPUs use, the one on which Ray reaches the machine.
 
-    Gloo would take the address of the machine's name, which is often one of the loopback (Debian
+    It would take the address of the machine's name, which is often one of the loopback (Debian
     and Ubuntu have 127.0.1.1 in /etc/hosts), where no other machine finds it.
     """
 
@@ -30,8 +30,9 @@ class _Backend(_TorchBackend):
 
 
 def choose_interface() -> None:
-    """For this process, unless its user has chosen."""
+    """For this process, unless its user has chosen, or Ray's address is on none (NAT)."""
     address = get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
-        if address in (each.address for each in addresses):
+        if any(each.address == address for each in addresses):
             os.environ.setdefault(VARIABLE, name)
+            return

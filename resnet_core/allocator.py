@@ -13,14 +13,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Let this process keep what it frees, from now on, and so its peak of memory.
 
-    A user's own MALLOC_ variables, and C libraries other than glibc, are left alone.
+    Whether it does now. MALLOC_ variables (those of the workers under Ray, or a user's own) and C
+    libraries other than glibc are left alone.
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
+        return False
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_MMAP_THRESHOLD, _NEVER)
-        library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    if not hasattr(library, "mallopt"):
+        return False
+    return all(library.mallopt(name, _NEVER) for name in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))

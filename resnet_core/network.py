@@ -252,8 +252,8 @@ def bicubic_base(x: Tensor, scale: int) -> Tensor:
     """Bicubic enlargement (Keys 1981, a = -0.5), float (N, C, H, W) -> (N, C, s*H, s*W).
 
     Not clipped. Kernel and edges are Pillow's `BICUBIC`, and inside MATLAB's `imresize`. Computed
-    in the dtype of `x`, under autocast too. One convolution, three times as fast as torch's
-    `interpolate`.
+    in the dtype of `x`, under autocast too (on a GPU in TF32, unless `fix_arithmetic` forbids it,
+    as `Enhancer` and `Trainer` do). One convolution, three times as fast as torch's `interpolate`.
     """
     if scale == 1:
         return x
@@ -273,9 +273,11 @@ def bicubic_base(x: Tensor, scale: int) -> Tensor:
 
 def _interleave(x: Tensor, scale: int) -> Tensor:
     """Float (N, s*s*C, H, W), channels by row, column and colour -> (N, C, s*H, s*W)."""
-    number, _, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(number, height, width, scale, -1).transpose(2, 3)
-    return rows.reshape(number, scale * height, scale * width, -1).permute(0, 3, 1, 2)
+    number, channels, height, width = x.shape
+    run = channels // scale
+    rows = x.permute(0, 2, 3, 1).reshape(number, height, width, scale, run).transpose(2, 3)
+    shape = number, scale * height, scale * width, run // scale
+    return rows.reshape(shape).permute(0, 3, 1, 2)
 
 
 @cache

@@ -9,6 +9,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from functools import cache
 from shutil import which
 
 LOOPBACK = "127.0.0.1"
@@ -17,16 +18,16 @@ VARIABLE = "RESRAY_TEST_HOST"
 HOST = os.environ.get(VARIABLE, LOOPBACK)
 """Where the nodes find what the tests serve."""
 CLONE_NEWNET = 0x40000000
-
-
 PROBE = "ip link add bridge type bridge && ip link add here type veth peer name there"
 
 
+@cache
 def are_possible() -> bool:
     """Whether this process may make them."""
     if not (which("unshare") and which("nsenter") and which("ip")):
         return False
-    return subprocess.run(["unshare", "--net", "sh", "-ec", PROBE], check=False).returncode == 0
+    probe = ["unshare", "--net", "sh", "-ec", PROBE]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def ip(words: str) -> None:

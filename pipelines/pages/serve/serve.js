@@ -16,6 +16,7 @@ const controls = new Controls(byId("settings"), onSettings);
 
 let models = null; // as `fetchModels` gives them; null until they came
 let loading = null; // the promise of that; null while nothing is asked for
+let newest = null; // the file that came last: an older one that is opened later is dropped
 let photo = null; // as `openPhoto` gives it
 let result = null; // of the settings that are seen; null while another is on its way
 let shown = { before: null, after: null }; // the pictures under the divider
@@ -48,13 +49,18 @@ async function askForModels() {
 // A photograph comes in
 
 async function take(file) {
+  newest = file;
   if (!models) await loadModels();
-  if (!models) return;
+  if (!models || newest !== file) return;
   let opened;
   try {
     opened = await openPhoto(file, models.limits);
   } catch (error) {
-    complain(error, null);
+    if (newest === file) complain(error, null);
+    return;
+  }
+  if (newest !== file) {
+    freeImage(opened.image);
     return;
   }
   stop();
