@@ -105,12 +105,13 @@ def inspect_image(image: Image) -> Findings:
         is_hiding, hides_colour = _is_cut_off(green), _is_cut_off(green) | _is_cut_off(red)
         if image.alpha is not None:
             is_hidden = _parts(image.alpha)[..., 0] == 0
-            is_hiding, hides_colour = is_hiding | is_hidden, hides_colour | is_hidden
+            is_hiding |= is_hidden
+            hides_colour |= is_hidden
         noise_levels, weakest_levels = _noise_levels(green, is_hiding, BLOCK_PX)
-        half = _blocks(green, 2).mean((-1, -2))
-        hides_half = _blocks(is_hiding, 2).all((-1, -2))
+        half = _blocks(green, 2).mean((-1, -2), dtype=np.float32)
+        hides_half = np.asarray(_blocks(is_hiding, 2).all((-1, -2)))
         grain_levels, _ = _noise_levels(half, hides_half, BLOCK_PX // 2)
-        colour_levels, _ = _noise_levels((red - green) / 2, hides_colour, BLOCK_PX)
+        colour_levels, _ = _noise_levels((red - green) * np.float32(0.5), hides_colour, BLOCK_PX)
         luma = _luma(parts)
         sharpness, blocks_quality = _sharpness(luma), _blocks_quality(luma)
     return Findings(
@@ -155,7 +156,7 @@ def _blocks(planes: NDArray[Any], side_px: int) -> NDArray[Any]:
 
 
 def _is_cut_off(planes: Planes) -> Mask:
-    return (planes == 0) | (planes == 255)
+    return np.logical_or(planes == 0, planes == 255)
 
 
 def _noise_levels(planes: Planes, is_hiding: Mask, block_px: int) -> tuple[float, float]:
