@@ -15,7 +15,7 @@ from resnet_core.inspection import Findings
 AUTO: Final = "auto"
 CANDIDATES: Final = ("denoise", "dejpeg", "restore")
 """Tasks, and the names of their weights in the package."""
-RULE: Final = 1
+RULE: Final = 2
 """Of looking and choosing: raised where an image may be judged otherwise under the same bounds."""
 
 
@@ -55,10 +55,11 @@ NO_WEIGHTS: Final = Candidate(name="none", sha256="", task="")
 def choose(found: Findings, bounds: Bounds = BOUNDS) -> str:
     """The name of a candidate, or "none", for an image that shows this."""
     noise, grain = found.noise_levels or 0.0, found.grain_levels or 0.0
+    weakest = found.weakest_levels or 0.0
     if noise >= bounds.noise_levels:
         share = (found.colour_levels or 0.0) / noise
         return "denoise" if share >= bounds.white_colour_of_noise else "restore"
-    if grain >= max(bounds.grain_levels, bounds.grain_of_noise * noise):
+    if grain >= max(bounds.grain_levels, bounds.grain_of_noise * weakest):
         return "restore"
     is_compressed = found.jpeg_quality is not None and found.jpeg_quality < bounds.clean_quality
     return "dejpeg" if is_compressed else NO_WEIGHTS.name

@@ -104,8 +104,8 @@ class RunSettings:
 
     def chosen(self, name: str) -> "RunSettings":
         """For one image of `auto`: with the candidate of this name, or no weights."""
-        names = {each.name: each for each in self.candidates}
-        weights = names.get(name, NO_WEIGHTS)
+        names = {each.name: each for each in (NO_WEIGHTS, *self.candidates)}
+        weights = names[name]
         return replace(
             self,
             weights_name=weights.name,

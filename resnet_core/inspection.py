@@ -25,15 +25,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.images.image import Image, round_to_8_bit
-from resnet_core.images.transparency import fill_transparent
+from resnet_core.images.image import Image, Pixels, round_to_8_bit
 from resnet_core.jpeg_tables import LUMA_TABLES
 
 Planes = NDArray[np.float32]
 """float32 NHW, levels 0..255: parts of one channel of a picture."""
+Mask = NDArray[np.bool]
+"""NHW: pixels that hide noise, black, white or transparent."""
 
 SMALLEST_PX: Final = 160
 """Of the shorter side. In a smaller picture texture too often passes for noise."""
+FEWEST_LEVELS: Final = 16
+"""Of green. A picture with fewer is a drawing or a dither."""
 PART_PX: Final = 256
 """Side of the parts of a large picture; a multiple of the side of JPEG's blocks."""
 PARTS_A_SIDE: Final = 4
@@ -46,9 +49,9 @@ OF_WHITE: Final = {16: 0.890, 8: 0.792}
 EVEN: Final = 1.7
 """So many times as strong as in the weakest blocks noise may be in the middle one."""
 CUT_OFF: Final = 0.05
-"""Of a block's pixels that are black or white: more of them hide noise."""
+"""Of a block's pixels that hide noise; blocks with more are left out."""
 FEWEST_BLOCKS: Final = 16
-"""That aren't cut off; with fewer, all are taken."""
+"""That are taken anyway, those with the fewest such pixels."""
 GRID_PX: Final = 8
 FREQUENCIES: Final = tuple((v, h) for v in range(4) for h in range(4) if v or h)
 """Of the coefficients that are looked at: the others are mostly zero."""
@@ -56,6 +59,9 @@ QUALITIES: Final = range(5, 96)
 """That leave traces: finer steps can't be told from rounding."""
 LEAST_TRACE: Final = 0.15
 FEWEST_COEFFICIENTS: Final = 50
+MOST_OF_ONE: Final = 0.4
+"""Of the coefficients that tell a quality, of one frequency: those of a ramp are all of one or two,
+and keep to steps by chance. Photographs under JPEG have up to 0.25."""
 BINS_A_LEVEL: Final = 4
 LARGEST_COEFFICIENT: Final = 512
 
@@ -66,6 +72,8 @@ class Findings:
 
     noise_levels: float | None
     """Standard deviation in green, levels of 255; 0 of texture."""
+    weakest_levels: float | None
+    """The same, of texture too."""
     grain_levels: float | None
     """The same at half the size."""
     colour_levels: float | None
@@ -87,21 +95,28 @@ class Findings:
 
 def inspect_image(image: Image) -> Findings:
     """Looks at pixels and file; a large image takes no longer than one of a megapixel."""
-    noise_levels = grain_levels = colour_levels = sharpness = blocks_quality = None
-    if min(image.height, image.width) >= SMALLEST_PX:
-        pixels = image.pixels
-        if image.alpha is not None:
-            pixels = fill_transparent(pixels, image.alpha)
-        parts = _parts(round_to_8_bit(pixels))
+    noise_levels = weakest_levels = grain_levels = colour_levels = None
+    sharpness = blocks_quality = None
+    parts = round_to_8_bit(_parts(image.pixels))
+    green = parts[..., parts.shape[3] // 2].astype(np.float32)
+    is_told = min(image.height, image.width) >= SMALLEST_PX
+    if is_told and np.unique(green).size >= FEWEST_LEVELS:
         red = parts[..., 0].astype(np.float32)
-        green = parts[..., parts.shape[3] // 2].astype(np.float32)
-        noise_levels = _noise_levels(green, BLOCK_PX)
-        grain_levels = _noise_levels(_half(green), BLOCK_PX // 2)
-        colour_levels = _noise_levels(((red - green) / 2 + 128).astype(np.float32), BLOCK_PX)
+        is_hiding, hides_colour = _is_cut_off(green), _is_cut_off(green) | _is_cut_off(red)
+        if image.alpha is not None:
+            is_hidden = _parts(image.alpha)[..., 0] == 0
+            is_hiding |= is_hidden
+            hides_colour |= is_hidden
+        noise_levels, weakest_levels = _noise_levels(green, is_hiding, BLOCK_PX)
+        half = _blocks(green, 2).mean((-1, -2), dtype=np.float32)
+        hides_half = np.asarray(_blocks(is_hiding, 2).all((-1, -2)))
+        grain_levels, _ = _noise_levels(half, hides_half, BLOCK_PX // 2)
+        colour_levels, _ = _noise_levels((red - green) * np.float32(0.5), hides_colour, BLOCK_PX)
         luma = _luma(parts)
         sharpness, blocks_quality = _sharpness(luma), _blocks_quality(luma)
     return Findings(
         noise_levels=noise_levels,
+        weakest_levels=weakest_levels,
         grain_levels=grain_levels,
         colour_levels=colour_levels,
         sharpness=sharpness,
@@ -110,7 +125,7 @@ def inspect_image(image: Image) -> Findings:
     )
 
 
-def _parts(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _parts(pixels: Pixels) -> Pixels:
     """HWC to NHWC: the whole of a small picture, or parts, whose corners lie on JPEG's grid."""
     height, width = pixels.shape[:2]
     if height * width <= (PARTS_A_SIDE * PART_PX) ** 2:
@@ -132,12 +147,6 @@ def _luma(parts: NDArray[np.uint8]) -> Planes:
     return parts @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _half(planes: Planes) -> Planes:
-    """Means of 2x2 pixels."""
-    even = planes[:, : planes.shape[1] // 2 * 2, : planes.shape[2] // 2 * 2]
-    return _blocks(even, 2).mean((-1, -2))
-
-
 def _blocks(planes: NDArray[Any], side_px: int) -> NDArray[Any]:
     """NHW to N, rows, columns, side, side, without what is left at bottom and right."""
     count, height, width = planes.shape
@@ -146,14 +155,19 @@ def _blocks(planes: NDArray[Any], side_px: int) -> NDArray[Any]:
     return even.reshape(count, rows, side_px, columns, side_px).swapaxes(2, 3)
 
 
-def _noise_levels(planes: Planes, block_px: int) -> float:
+def _is_cut_off(planes: Planes) -> Mask:
+    return np.logical_or(planes == 0, planes == 255)
+
+
+def _noise_levels(planes: Planes, is_hiding: Mask, block_px: int) -> tuple[float, float]:
+    """Of the picture, 0 of texture, and where it is weakest, of texture too."""
     answer = np.diff(np.diff(planes, n=2, axis=1), n=2, axis=2) / 6
     levels = np.sqrt(_blocks(answer * answer, block_px).mean((-1, -2)))
-    is_cut_off = ((planes <= 0) | (planes >= 255))[:, 1:-1, 1:-1]
-    whole = levels[_blocks(is_cut_off, block_px).mean((-1, -2)) <= CUT_OFF]
-    found = whole if whole.size >= FEWEST_BLOCKS else levels
-    weakest, middle = (float(each) for each in np.quantile(found, (WEAKEST, 0.5)))
-    return weakest / OF_WHITE[block_px] if middle <= EVEN * weakest else 0.0
+    hiding = _blocks(is_hiding[:, 1:-1, 1:-1], block_px).mean((-1, -2))
+    most = max(CUT_OFF, np.sort(hiding, axis=None)[FEWEST_BLOCKS - 1])
+    weakest, middle = (float(each) for each in np.quantile(levels[hiding <= most], (WEAKEST, 0.5)))
+    found = weakest / OF_WHITE[block_px]
+    return found if middle <= EVEN * weakest else 0.0, found
 
 
 def _sharpness(luma: Planes) -> float | None:
@@ -194,10 +208,10 @@ def _traces(luma: Planes) -> NDArray[np.float64]:
     phases, numbers = counts @ cosines, counts @ counted
     steps = LUMA_TABLES[:, *np.array(FREQUENCIES).T][np.array(QUALITIES) - 1]
     rows = np.arange(len(FREQUENCIES))
-    total = numbers[rows, steps].sum(1)
-    return np.where(
-        total >= FEWEST_COEFFICIENTS, phases[rows, steps].sum(1) / np.maximum(total, 1), 0
-    )
+    each = numbers[rows, steps]
+    total = each.sum(1)
+    tells = (total >= FEWEST_COEFFICIENTS) & (each.max(1) <= MOST_OF_ONE * total)
+    return np.where(tells, phases[rows, steps].sum(1) / np.maximum(total, 1), 0)
 
 
 @cache

@@ -18,14 +18,17 @@ from resnet_core.standard_degradations import gaussian_noise
 
 CLEAN = Findings(
     noise_levels=1.0,
+    weakest_levels=1.0,
     grain_levels=0.8,
     colour_levels=0.5,
     sharpness=1.4,
     file_quality=None,
     blocks_quality=None,
 )
-UNSEEN = {"noise_levels": None, "grain_levels": None, "colour_levels": None, "sharpness": None}
-NOISE = {"noise_levels": 10.0, "grain_levels": 5.0, "colour_levels": 7.0}
+UNSEEN = dict.fromkeys(
+    ("noise_levels", "weakest_levels", "grain_levels", "colour_levels", "sharpness")
+)
+NOISE = {"noise_levels": 10.0, "weakest_levels": 10.0, "grain_levels": 5.0, "colour_levels": 7.0}
 
 
 @pytest.mark.parametrize(
