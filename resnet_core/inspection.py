@@ -59,9 +59,8 @@ QUALITIES: Final = range(5, 96)
 """That leave traces: finer steps can't be told from rounding."""
 LEAST_TRACE: Final = 0.15
 FEWEST_COEFFICIENTS: Final = 50
-MOST_OF_ONE: Final = 0.4
-"""Of the coefficients that tell a quality, of one frequency: those of a ramp are all of one or two,
-and keep to steps by chance. Photographs under JPEG have up to 0.25."""
+"""Of slanting frequencies: those of a ramp are all along rows or columns, and of so few values that
+they keep to some steps by chance."""
 BINS_A_LEVEL: Final = 4
 LARGEST_COEFFICIENT: Final = 512
 
@@ -197,7 +196,10 @@ def _grid_offset(luma: Planes) -> int:
 
 
 def _traces(luma: Planes) -> NDArray[np.float64]:
-    """How far the coefficients keep to the steps of each of QUALITIES: 1 wholly, 0 not at all."""
+    """How far the coefficients keep to the steps of each of QUALITIES: 1 wholly, 0 not at all.
+
+    Those of a picture that was turned by 90 degrees since count too.
+    """
     blocks = _blocks(luma, GRID_PX).reshape(-1, GRID_PX * GRID_PX)
     coefficients = np.abs(blocks @ _basis())
     bins = np.rint(coefficients * BINS_A_LEVEL).astype(int)
@@ -206,12 +208,17 @@ def _traces(luma: Planes) -> NDArray[np.float64]:
     cosines, counted = _combs()
     # Of each frequency (rows) and step (columns), then of the steps of each quality.
     phases, numbers = counts @ cosines, counts @ counted
-    steps = LUMA_TABLES[:, *np.array(FREQUENCIES).T][np.array(QUALITIES) - 1]
+    vertical, horizontal = np.array(FREQUENCIES).T
+    is_slanting = (vertical > 0) & (horizontal > 0)
     rows = np.arange(len(FREQUENCIES))
-    each = numbers[rows, steps]
-    total = each.sum(1)
-    tells = (total >= FEWEST_COEFFICIENTS) & (each.max(1) <= MOST_OF_ONE * total)
-    return np.where(tells, phases[rows, steps].sum(1) / np.maximum(total, 1), 0)
+    traces: list[NDArray[np.float64]] = []
+    for place in ((vertical, horizontal), (horizontal, vertical)):
+        steps = LUMA_TABLES[:, *place][np.array(QUALITIES) - 1]
+        each = numbers[rows, steps]
+        tells = each[:, is_slanting].sum(1) >= FEWEST_COEFFICIENTS
+        means = phases[rows, steps].sum(1) / np.maximum(each.sum(1), 1)
+        traces.append(np.where(tells, means, 0))
+    return np.max(traces, 0)
 
 
 @cache

@@ -70,6 +70,12 @@ def test_blocks_tell_the_quality_without_the_file(photograph: Levels, subsamplin
         assert inspect_image(image).file_quality == quality
 
 
+def test_a_turned_picture_keeps_its_quality(photograph: Levels) -> None:
+    for quality in (30, 50, 75):
+        turned = np.rot90(decode(through_jpeg(photograph, quality)).pixels)
+        assert abs((found_in(turned).blocks_quality or 0) - quality) <= 1
+
+
 def test_a_clean_photograph_shows_no_blocks(photograph: Levels) -> None:
     assert found_in(photograph).jpeg_quality is None
 
