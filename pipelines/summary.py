@@ -520,4 +520,4 @@ def _told_choice(row: LedgerRow) -> str:
     seen += [] if row.colour_levels is None else [f"in colour {row.colour_levels:.1f}"]
     seen += [] if row.sharpness is None else [f"sharpness {row.sharpness:.2f}"]
     seen += [] if row.jpeg_quality is None else [f"JPEG quality {row.jpeg_quality}"]
-    return f"chosen: {row.chosen} ({', '.join(seen) or 'too small to tell'})"
+    return f"chosen: {row.chosen} ({', '.join(seen) or 'nothing told'})"
