@@ -59,7 +59,7 @@ class Sample:
 
     kind: str
     amount: float
-    """Sigma of the noise in levels, or quality of the JPEG."""
+    """Sigma of the noise in levels, or of the blur in px, or quality of the JPEG."""
     found: Findings
     psnr_db: dict[tuple[str, float], float]
     """By weights and strength."""
@@ -161,7 +161,8 @@ def print_sight(samples: Sequence[Sample]) -> None:
         pictures = of_kind(samples, kind)
         found = [(each, each.found.jpeg_quality) for each in pictures]
         off = [abs(quality - each.amount) for each, quality in found if quality is not None]
-        print(f"{kind}: {len(off)} of {len(found)} qualities found, off by {max(off):g} at most")
+        most = max(off, default=0)
+        print(f"{kind}: {len(off)} of {len(found)} qualities found, off by {most:g} at most")
 
 
 def print_bounds(samples: Sequence[Sample]) -> None:

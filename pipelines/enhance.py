@@ -455,7 +455,8 @@ def closing_lines(
     estimate: Estimate | None,
 ) -> Iterator[str]:
     """What is said at the end. `work_s` leaves out what Ray and the network took to start."""
-    counts = [f"{format_count(summary.ok)} enhanced"]
+    counts = [f"{format_count(summary.ok - summary.left_alone)} enhanced"]
+    counts += [f"{format_count(summary.left_alone)} left alone"] if summary.left_alone else []
     counts += [f"{format_count(summary.suspect)} of them suspect"] if summary.suspect else []
     counts += [f"{format_count(summary.failed)} failed"] if summary.failed else []
     counts += [f"{format_count(summary.skipped)} skipped (no images)"] if summary.skipped else []

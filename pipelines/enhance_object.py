@@ -141,10 +141,11 @@ def naming(requested: str | None) -> Naming:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One object between two stages: its image as decoded, and after the network as enhanced."""
+    """One object between two stages."""
 
     work: Work
-    image: Image
+    content: Image | Encoded
+    """The image as decoded, after the network as enhanced; the file where it goes out as it is."""
     source: Header
     """As decoded: upright."""
     etag: str
@@ -158,8 +159,6 @@ class Job:
     """With the weights for this image."""
     findings: Findings | None = None
     """What `auto` saw."""
-    unchanged: Encoded | None = None
-    """The file that was read, where it goes out as it is."""
     change_levels: float | None = None
     deviation: Deviation | None = None
     network_s: float = 0.0
@@ -240,16 +239,17 @@ class ObjectStages:
         image = decode(
             read.blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
         )
-        settings, findings, unchanged = self.settings, None, None
+        result: Image | Encoded = image
+        settings, findings = self.settings, None
         if self.settings.candidates:
             findings = inspect_image(image)
             settings = self.settings.chosen(choose(findings))
             if settings.leaves_alone and self.settings.keeps_files_of(image.format):
-                unchanged = as_it_is(read.blob.data, image.format)
+                result = as_it_is(read.blob.data, image.format)
         decode_s = time.perf_counter() - began_s
         return Job(
             work=read.work,
-            image=image,
+            content=result,
             source=Header(format=image.format, width=image.width, height=image.height),
             etag=read.blob.etag,
             bytes=len(read.blob.data),
@@ -258,26 +258,27 @@ class ObjectStages:
             decode_s=decode_s,
             settings=settings,
             findings=findings,
-            unchanged=unchanged,
         )
 
     def _improve(self, job: Job, enhancers: Enhancers) -> Job:
-        if job.settings.leaves_alone:
+        image = job.content
+        if job.settings.leaves_alone or isinstance(image, Encoded):
             return job
-        enhancer = enhancers[job.settings.weights_sha256]
-        better = enhancer.enhance_measured(job.image)
+        better = enhancers[job.settings.weights_sha256].enhance_measured(image)
         return replace(
             job,
-            image=better.image,
+            content=better.image,
             change_levels=better.change_levels,
-            deviation=guarded(job.image, better.image, job.settings),
+            deviation=guarded(image, better.image, job.settings),
             network_s=better.network_s,
         )
 
     def _write(self, job: Job) -> LedgerRow:
-        settings, image = self.settings, job.image
+        settings, result = self.settings, job.content
         began_s = time.perf_counter()
-        encoded = job.unchanged or encode_result(image, job.settings)
+        is_file = isinstance(result, Encoded)
+        size = job.source if is_file else result
+        encoded = result if is_file else encode_result(result, job.settings)
         out_key = result_key(job.work, job.source.format, encoded, settings)
         encoded_s = time.perf_counter()
         self.target.put(
@@ -298,8 +299,8 @@ class ObjectStages:
             output_bytes=len(encoded.data),
             source_width_px=job.source.width,
             source_height_px=job.source.height,
-            output_width_px=image.width,
-            output_height_px=image.height,
+            output_width_px=size.width,
+            output_height_px=size.height,
             change_levels=job.change_levels,
             deviation=None if found is None else found.share,
             **_chosen(job),

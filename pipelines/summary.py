@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
+from pipelines.auto import NO_WEIGHTS
 from pipelines.ledger import LedgerRow
 from pipelines.page_images import pair_view
 from pipelines.report import (
@@ -289,7 +290,7 @@ class RunSummary:
 
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ok: int = 0
-    """Enhanced, the suspect ones too."""
+    """Enhanced, the suspect ones and those that `auto` left alone too."""
     suspect: int = 0
     failed: int = 0
     skipped: int = 0
@@ -331,6 +332,11 @@ class RunSummary:
             SuspectObject(key=row.key, deviation=row.deviation or 0.0, reason=row.reason or "")
             for row in self._suspects.rows
         )
+
+    @property
+    def left_alone(self) -> int:
+        """For which `auto` chose no weights."""
+        return self._choices[NO_WEIGHTS.name]
 
     @property
     def choices(self) -> str:

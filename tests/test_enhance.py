@@ -219,6 +219,7 @@ def test_auto_chooses_for_each_image_and_records_it(
     assert main(arguments) == 2
     out = capsys.readouterr().out
     assert "with auto (x1)" in out
+    assert "3 enhanced, 3 left alone, 1 failed in" in out
     assert "chosen: 3 none, 2 dejpeg, 1 denoise" in out
     state = folders.state()
     chosen = {key: row.chosen for key, row in state.items()}

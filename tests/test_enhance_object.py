@@ -300,7 +300,7 @@ def test_a_job_between_stages_travels() -> None:
     job = stages({"a.png": png()}).read(work_of("a.png"))
     assert isinstance(job, Job)
     copy = pickle.loads(pickle.dumps(job))
-    np.testing.assert_array_equal(copy.image.pixels, job.image.pixels)
+    np.testing.assert_array_equal(copy.content.pixels, job.content.pixels)
     assert copy.work == job.work
 
 

@@ -15,6 +15,16 @@ def test_the_tables_are_those_of_the_library(quality: int) -> None:
     assert decode(data).jpeg_quality == quality
 
 
+def test_luma_may_have_any_of_the_files_tables() -> None:
+    data = bytearray(saved(pillow(noise(8, 8, 3)), "JPEG", quality=30))
+    tables = [at + 4 for at in range(len(data)) if data[at : at + 4] == b"\xff\xdb\x00\x43"]
+    frame = data.index(b"\xff\xc0")
+    for at in (*tables, *range(frame + 12, frame + 21, 3)):
+        data[at] = 1 - data[at]  # the two change their numbers
+    assert reopened(bytes(data)).quantization[1] == luma_table(30).ravel().tolist()
+    assert decode(bytes(data)).jpeg_quality == 30
+
+
 def test_other_tables_have_the_quality_of_the_nearest() -> None:
     assert nearest_quality((luma_table(60) + np.eye(8, dtype=int)).ravel().tolist()) in (59, 60)
     flat = saved(pillow(noise(8, 8, 3)), "JPEG", qtables=[[40] * 64])

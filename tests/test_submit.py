@@ -159,7 +159,7 @@ def nodes(one_board: Board) -> Iterator[TokenCluster]:
     """Their machines know the store and a key, and nothing of this checkout."""
     assert one_board
     if are_possible() and not HAS_OWN_ADDRESSES:
-        pytest.skip("passes with three addresses, in test_all_on_three_addresses")
+        pytest.skip("runs with three addresses, in test_all_on_three_addresses")
     with token_cluster({"PYTHONPATH": "", VARIABLE: KEY, **ENVIRONMENT}) as cluster:
         yield cluster
 

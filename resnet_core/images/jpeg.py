@@ -36,8 +36,15 @@ def open_jpeg(data: bytes) -> Opened:
         exif=image.info.get("exif"),
         xmp=image.info.get("xmp"),
         lossless=False,
-        jpeg_quality=nearest_quality(image.quantization[0]) if 0 in image.quantization else None,
+        jpeg_quality=_quality(image),
     )
+
+
+def _quality(image: JpegImageFile) -> int | None:
+    """By the table of luma, whichever that is; None without one."""
+    _, _, _, number = image.layer[0]
+    table = image.quantization.get(number)
+    return None if table is None else nearest_quality(table)
 
 
 def _samples(image: JpegImageFile, data: bytes) -> Pixels:
