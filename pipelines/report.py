@@ -47,7 +47,8 @@ class Counts:
 
     ok: int
     suspect: int = 0
-    """Of those that are ok."""
+    left_alone: int = 0
+    """Of those that are ok, like the suspect ones."""
     failed: int = 0
     skipped: int = 0
     done_before: int = 0

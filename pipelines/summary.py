@@ -430,6 +430,7 @@ class RunSummary:
             counts=Counts(
                 ok=self.ok,
                 suspect=self.suspect,
+                left_alone=self.left_alone,
                 failed=self.failed,
                 skipped=self.skipped,
                 done_before=done_before,

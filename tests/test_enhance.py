@@ -241,6 +241,7 @@ def test_auto_chooses_for_each_image_and_records_it(
     assert "chosen: denoise (noise 2" in page
     assert "3 none, 2 dejpeg, 1 denoise" in page
     assert "dejpeg (" in page
+    assert re.search(r"Left alone</dt>\s*<dd>3<", page)
     assert "Bicubic" not in page, "what was there before is the picture itself"
 
     recorded = folders.num_recorded()
