@@ -246,8 +246,9 @@ class Enhancer:
             if gray:
                 residual = residual.mean(1, keepdim=True)
             strengths = torch.tensor([task.strength for task in tasks], device=self.device)
+            strengths = strengths.view(-1, 1, 1, 1)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
-            y = torch.addcmul(base, strengths.view(-1, 1, 1, 1), residual).clamp_(0, 1)
+            y = torch.addcmul(base, strengths, residual, out=residual).clamp_(0, 1)
             levels = to_levels(y, tasks[0].dtype)
             # In place, and in the order of memory: each pass shows beside a small network.
             apart = base.clamp_(0, 1).sub_(y).abs_()

@@ -147,9 +147,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to features: float (N, channels, H, W), of the same shape."""
-        inner = self.second_norm(self.second(functional.relu(self.first_norm(self.first(x)))))
+        inner = functional.relu(self.first_norm(self.first(x)), inplace=True)
+        inner = self.second_norm(self.second(inner))
         # A plain stack needs an activation after every convolution, or two of them are one.
-        return functional.relu(inner) if self.kind == "plain" else x + inner
+        return functional.relu(inner, inplace=True) if self.kind == "plain" else inner.add_(x)
 
 
 class ResidualNetwork(nn.Module):

@@ -29,5 +29,8 @@ def to_levels(x_nchw: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     top = int(np.iinfo(dtype).max)
     # Conversion cuts off: half a level more rounds to nearest.
     scaled = torch.add(0.5, x_nchw.detach().float(), alpha=top).clamp_(0, top + 0.5)
-    levels = scaled.permute(0, 2, 3, 1).to(_TORCH_DTYPES[dtype.name])
-    return levels.contiguous().cpu().numpy()
+    nhwc = scaled.permute(0, 2, 3, 1)
+    if nhwc.device.type == "cpu":  # numpy converts five times as fast as torch
+        return nhwc.numpy().astype(dtype, order="C")
+    # Levels travel from the device, not floats.
+    return nhwc.to(_TORCH_DTYPES[dtype.name]).contiguous().cpu().numpy()
