@@ -14,6 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from resnet_core.allocator import keep_freed_memory
 from resnet_core.batching import NoLongerWantedError, Wanted, WindowBatcher, always_wanted
@@ -27,6 +28,8 @@ from resnet_core.tiling import TileRules, map_tiles
 from resnet_core.weights import Weights
 
 _LEVELS = ("uint8", "uint16")
+_BAND_VALUES = 2**18
+"""Of an output, for each step of its last stage on a CPU: 1 MB in float32, which caches hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,24 +238,15 @@ class Enhancer:
     def _computed(self, tasks: Sequence[_Task]) -> list[_Result]:
         began_s = time.perf_counter()
         x = to_nchw(np.stack([task.pixels for task in tasks]), self.device)
-        gray = x.shape[1] == 1
         base = bicubic_base(x, self.scale)
         if all(task.strength == 0 for task in tasks):
             changes = [0.0] * len(tasks)
             levels = to_levels(base, tasks[0].dtype)
         else:
             rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
-            residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks).float()
-            if gray:
-                residual = residual.mean(1, keepdim=True)
+            residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks)
             strengths = torch.tensor([task.strength for task in tasks], device=self.device)
-            strengths = strengths.view(-1, 1, 1, 1)
-            # The base stays float32: in bfloat16 it would lose the image's own levels.
-            y = torch.addcmul(base, strengths, residual, out=residual).clamp_(0, 1)
-            levels = to_levels(y, tasks[0].dtype)
-            # In place, and in the order of memory: each pass shows beside a small network.
-            apart = base.clamp_(0, 1).sub_(y).abs_()
-            changes = apart.permute(0, 2, 3, 1).flatten(1).sum(1).tolist()
+            levels, changes = _added(base, residual, strengths, tasks[0].dtype)
         seconds = time.perf_counter() - began_s
         if self._on_batch is not None:
             pixels = len(tasks) * x.shape[2] * x.shape[3]
@@ -275,6 +269,30 @@ class Enhancer:
         with self._threads(), torch.inference_mode():
             x = to_nchw(window, self.device)
             return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
+
+
+def _added(
+    base: Tensor, residual: Tensor, strengths: Tensor, dtype: np.dtype[Any]
+) -> tuple[NDArray[Any], list[float]]:
+    """`base + strength * residual` as levels (NHWC), and how far each image is from its base.
+
+    `base`: float32 (N, C, H, W), C = 3 or 1, and overwritten; `residual`: (N, 3, H, W);
+    `strengths`: (N,). The changes are sums of absolute differences over all values, 0..1 each.
+    """
+    number, channels, height, width = base.shape
+    rows = max(_BAND_VALUES // (number * channels * width), 1) if base.is_cpu else height
+    levels: list[NDArray[Any]] = []
+    changes = torch.zeros(number, device=base.device)
+    for below, residuals in zip(base.split(rows, 2), residual.split(rows, 2), strict=True):
+        added = residuals.float()
+        if channels == 1:
+            added = added.mean(1, keepdim=True)
+        # The base stays float32: in bfloat16 it would lose the image's own levels.
+        y = torch.addcmul(below, strengths.view(-1, 1, 1, 1), added).clamp_(0, 1)
+        levels.append(to_levels(y, dtype))
+        apart = below.clamp_(0, 1).sub_(y).abs_()
+        changes += apart.permute(0, 2, 3, 1).flatten(1).sum(1)
+    return np.concatenate(levels, axis=1), changes.tolist()
 
 
 def _told(pixels: NDArray[Any]) -> str:
