@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from resnet_core.errors import DataError
 
@@ -28,6 +29,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A Ray of our own has no dashboard: nobody asks what each of its processes takes.
+    "REPORTER_UPDATE_INTERVAL_MS": "600000",
     # A machine that is lost would fill the terminal with its last words, and every task on it.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated|infinite retries remaining",
 }
@@ -115,6 +118,7 @@ def _reason(error: Exception) -> str:
 def _start_local(level: int, *, verbose: bool) -> None:
     """On a machine that is very busy Ray gives up on its own processes after 30 s: try again."""
     import ray  # noqa: PLC0415
+    from ray._private import worker as ray_worker  # noqa: PLC0415
 
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -129,7 +133,11 @@ def _start_local(level: int, *, verbose: bool) -> None:
             if attempt == START_ATTEMPTS:
                 raise
         else:
-            return
+            break
+    if not verbose:
+        # It reads all logs ten times a second for a driver that shows them.
+        node: Any = ray_worker.global_worker.node
+        node.kill_log_monitor()
 
 
 def _check_answers(address: str | None) -> None:

@@ -6,7 +6,9 @@ as there is room for then. It lets workers go on until a machine that is to go (
 gone, and counts it as room; here they hear of it, and it is none.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ray._private import worker as ray_worker
@@ -15,6 +17,7 @@ from ray.train import Result, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -41,7 +44,7 @@ class ElasticTrainer(TorchTrainer):
 
     Every process of Ray looks around a hundred times a second, and takes part of a core. There is
     none here for datasets of Ray Train, which no worker has; and where Ray ends with this process,
-    none that frees the workers' places behind it.
+    none that frees the workers' places behind it, or that looks for machines that are to go.
     """
 
     def __init__(self, *args: Any, board: Any, **settings: Any) -> None:
@@ -49,16 +52,34 @@ class ElasticTrainer(TorchTrainer):
         self._board = board
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        node = ray_worker.global_worker.node
-        ends_with_us = node is not None and node.is_head()
-        needless = (DatasetsCallback, PlacementGroupCleanerCallback)[: 1 + ends_with_us]
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)[: 1 + _ends_with_us()]
         callbacks = super()._create_default_callbacks()
         return [each for each in callbacks if not isinstance(each, needless)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = _AskingPolicy(self.scaling_config, self._board)
-        return super()._initialize_and_run_controller(**parts)
+        with _without_preemption_watcher() if _ends_with_us() else nullcontext():
+            return super()._initialize_and_run_controller(**parts)
+
+
+def _ends_with_us() -> bool:
+    """Whether Ray was started by this process, for itself."""
+    node = ray_worker.global_worker.node
+    return node is not None and node.is_head()
+
+
+@contextmanager
+def _without_preemption_watcher() -> Generator[None]:
+    """Unless the user has said whether there is one. The controller starts in this environment."""
+    is_ours = ENABLE_PREEMPTION_WATCHER_ENV_VAR not in os.environ
+    if is_ours:
+        os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        if is_ours:
+            del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
 
 
 class _AskingPolicy(ElasticScalingPolicy):

@@ -16,11 +16,15 @@ from resnet_core.errors import DataError
 ROOT = Path(__file__).resolve().parent.parent
 
 SESSION = """
+import psutil
 from cluster.connect import START_ATTEMPTS, ray_session
 with ray_session() as first, ray_session() as second:
     import ray
     assert first == second and first.cpus >= 1
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    commands = [" ".join(each.cmdline()) for each in psutil.Process().children()]
+    assert any("gcs_server" in each for each in commands)
+    assert not any("log_monitor" in each for each in commands), "nobody reads what it reads"
 try:
     ray.put(1)
 except ray.exceptions.RaySystemError:
