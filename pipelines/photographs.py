@@ -7,7 +7,6 @@ interrupted run has cut of a part is kept, and a part gives the same bytes whoev
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 from ray.data import DataContext
 
@@ -36,12 +34,12 @@ SMALLEST_PART = 4
 MOST_PARTS = 1000
 MIXED_PATCHES = 8 * STEPS_A_GROUP
 """So many patches of a part, or those of one photograph, are in memory at once."""
-CUT_VERSION = 3
+CUT_VERSION = 4
 """Counts changes to what is cut from a photograph, and to what is known of it: older patches are
 then left alone."""
 _SIDE_MULTIPLE = 12
 _INDEX = "data.json"
-_VALIDATION = "validation.parquet"
+_VALIDATION = "validation.arrow"
 
 Picture = tuple[str, Levels]
 """The key of a photograph, and pixels of it: uint8 HWC RGB."""
@@ -49,8 +47,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchGroups(Sequence[Levels]):
-    """Patches in groups, uint8 (N, patch_px, patch_px, 3) each, read when they are asked for."""
+class PatchGroups(Sequence[list[Levels]]):
+    """Patches in groups, uint8 (patch_px, patch_px, 3) each, read when they are asked for."""
 
     store: Store
     sizes_in_parts: tuple[tuple[int, ...], ...]
@@ -69,13 +67,13 @@ class PatchGroups(Sequence[Levels]):
         return len(self.sizes)
 
     @overload
-    def __getitem__(self, index: int) -> Levels: ...
+    def __getitem__(self, index: int) -> list[Levels]: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Levels]: ...
-    def __getitem__(self, index: int | slice) -> Levels | list[Levels]:
+    def __getitem__(self, index: slice) -> list[list[Levels]]: ...
+    def __getitem__(self, index: int | slice) -> list[Levels] | list[list[Levels]]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        return np.stack([pixels for _, pixels in self.pictures(index)])
+        return [pixels for _, pixels in self.pictures(index)]
 
     def pictures(self, index: int) -> list[Picture]:
         """The patches of one group, each with the key of its photograph."""
@@ -309,7 +307,7 @@ def _split(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
 
 
 def _group_name(part: int, number: int) -> str:
-    return f"groups/{part:05}-{number:05}.parquet"
+    return f"groups/{part:05}-{number:05}.arrow"
 
 
 def read_rgb(source: Source, key: str, problem: str = "") -> Levels:
@@ -358,28 +356,27 @@ def _check_broken(broken: Sequence[str], total: int) -> None:
 
 
 def _pack(pictures: Iterable[Picture]) -> bytes:
-    """A Parquet file of pictures, uint8 HWC RGB, each with its key."""
+    """An Arrow file of pictures, uint8 HWC RGB, each with its key; reading it copies no pixels."""
     rows = [
         {"key": key, "height_px": len(pixels), "rgb": pixels.tobytes()} for key, pixels in pictures
     ]
     schema = pa.schema(
         [("key", pa.string()), ("height_px", pa.int32()), ("rgb", pa.large_binary())]
     )
-    sink = io.BytesIO()
-    # Pixels of photographs hardly shrink.
-    table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as file:
+        file.write_table(pa.Table.from_pylist(rows, schema=schema))
+    return sink.getvalue().to_pybytes()
 
 
 def _read_pictures(store: Store, key: str) -> list[Picture]:
     data = store.get(key).data
     try:
-        table = pq.read_table(pa.BufferReader(data))
-        columns = [table.column(name).to_pylist() for name in ("key", "height_px", "rgb")]
+        table = pa.ipc.open_file(data).read_all()
+        names, heights_px = (table.column(name).to_pylist() for name in ("key", "height_px"))
         return [
-            (name, np.frombuffer(rgb, np.uint8).reshape(height_px, -1, 3))
-            for name, height_px, rgb in zip(*columns, strict=True)
+            (name, np.frombuffer(rgb.as_buffer(), np.uint8).reshape(height_px, -1, 3))
+            for name, height_px, rgb in zip(names, heights_px, table.column("rgb"), strict=True)
         ]
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{store.url_of(key)}: damaged ({error}); remove {store.url}") from error

@@ -1,6 +1,6 @@
 """Training examples: patches of photographs, cut once, and the batches drawn from them.
 
-Photographs are uint8 HWC RGB. Patches are uint8 (N, P, P, 3). Batches are float32 NCHW, 0..1.
+Photographs are uint8 HWC RGB. Patches are uint8 (P, P, 3). Batches are float32 NCHW, 0..1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,9 @@ from resnet_core.chance import Use, generator
 from resnet_core.degradation import Degradation, degrade
 from resnet_core.levels import Levels
 from resnet_core.pixels import to_nchw
+
+PatchGroup = Levels | list[Levels]
+"""Patches, uint8 (P, P, 3) each: one array of them, or a list."""
 
 SIZES = (1.0, 0.75, 0.5)
 """Each photograph is used at these fractions of its size: more scales of texture."""
@@ -66,8 +69,8 @@ class PatchSampler:
     Raises ValueError if there are no groups, or if targets don't fit in their patches.
     """
 
-    groups: Sequence[Levels]
-    """uint8 (N, P, P, 3) each, N >= 1; may be read only when it is asked for."""
+    groups: Sequence[PatchGroup]
+    """N >= 1 patches each; may be read only when it is asked for."""
     sizes: Sequence[int]
     """N of each group."""
     patch_px: int

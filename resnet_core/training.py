@@ -16,11 +16,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from resnet_core.degradation import Degradation
 from resnet_core.errors import ConfigError, DataError, did_you_mean
-from resnet_core.levels import Levels
 from resnet_core.losses import LOSSES, fft
 from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
-from resnet_core.patches import PatchSampler
+from resnet_core.patches import PatchGroup, PatchSampler
 from resnet_core.precision import Precision, compute_dtype, fix_arithmetic
 
 OptimizerKind = Literal["muon", "adam"]
@@ -93,7 +92,7 @@ class TrainingRecipe:
     """Validations in a row without a better PSNR that end the run; 0: none does."""
 
     def sampler(
-        self, groups: Sequence[Levels], sizes: Sequence[int], *, patch_px: int
+        self, groups: Sequence[PatchGroup], sizes: Sequence[int], *, patch_px: int
     ) -> PatchSampler:
         """The batches of this recipe from patches in groups, as `PatchSampler` has them."""
         return PatchSampler(

@@ -82,14 +82,14 @@ def test_an_interrupted_cutting_goes_on_and_gives_the_same(tmp_path: Path) -> No
     whole = prepared(folder, tmp_path / "a")
     prepared(folder, tmp_path / "b")
     (made,) = (tmp_path / "b").glob("data-*")
-    for name in ("data.json", "parts/00001.json", "groups/00001-00000.parquet"):
+    for name in ("data.json", "parts/00001.json", "groups/00001-00000.arrow"):
         (made / name).unlink()
-    kept = made / "groups" / "00000-00000.parquet"
+    kept = made / "groups" / "00000-00000.arrow"
     before = kept.stat().st_mtime_ns
     again = prepared(folder, tmp_path / "b")
     assert kept.stat().st_mtime_ns == before
     assert all_pictures(again) == all_pictures(whole)
-    for path in sorted((tmp_path / "a").rglob("*.parquet")):
+    for path in sorted((tmp_path / "a").rglob("*.arrow")):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
@@ -126,7 +126,7 @@ def test_gray_and_deep_photographs_train_too(tmp_path: Path) -> None:
     gray = make_photograph(80, 80)[:, :, 0]
     Image.fromarray(gray).save(folder / "x-gray.png")
     Image.fromarray(gray.astype(np.uint16) * 257).save(folder / "y-deep.png")
-    patches = prepared(folder, tmp_path / "cache").groups[0]
+    patches = np.stack(prepared(folder, tmp_path / "cache").groups[0])
     assert np.array_equal(patches[..., 0], patches[..., 2])
 
 
@@ -210,7 +210,7 @@ def test_links_are_passed_over_and_told(tmp_path: Path) -> None:
 def test_a_damaged_group_is_named(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path / "photographs", 2)
     data = prepared(folder, tmp_path / "cache")
-    (group,) = (tmp_path / "cache").rglob("00000-00000.parquet")
+    (group,) = (tmp_path / "cache").rglob("00000-00000.arrow")
     group.write_bytes(group.read_bytes()[:-50])
-    with pytest.raises(DataError, match=r"00000-00000\.parquet: damaged .*; remove "):
+    with pytest.raises(DataError, match=r"00000-00000\.arrow: damaged .*; remove "):
         _ = data.groups[0]
