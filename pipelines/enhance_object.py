@@ -183,11 +183,11 @@ class ObjectStages:
 
     def improve(self, job: Job, enhancers: Enhancers) -> Job | LedgerRow:
         """From pixels to better pixels."""
-        return self._settled(job.work, lambda: self._improve(job, enhancers))
+        return self._settled(job.work, lambda: self._improve(job, enhancers), job)
 
     def write(self, job: Job) -> LedgerRow:
         """From pixels to the store."""
-        return self._settled(job.work, lambda: self._write(job))
+        return self._settled(job.work, lambda: self._write(job), job)
 
     def whole(self, work: Work, enhancers: Enhancers, memory: "PixelBudget") -> LedgerRow:
         """All stages, while its pixels have a place in `memory`."""
@@ -195,7 +195,8 @@ class ObjectStages:
         def run() -> LedgerRow:
             read = self._get(work)
             with memory.place(read.header.pixels):
-                return self._write(self._improve(self._decode(read), enhancers))
+                better = self.improve(self._decode(read), enhancers)
+                return self.write(better) if isinstance(better, Job) else better
 
         return self._settled(work, run)
 
@@ -203,7 +204,9 @@ class ObjectStages:
         """The row of an object that isn't tried again."""
         return outcome(work, self.settings, reason=reason)
 
-    def _settled(self, work: Work, stage: Callable[[], Result]) -> Result | LedgerRow:
+    def _settled(
+        self, work: Work, stage: Callable[[], Result], job: Job | None = None
+    ) -> Result | LedgerRow:
         if work.problem is not None:
             status: Status = "failed" if work.is_error else "skipped"
             return outcome(work, self.settings, status=status, reason=work.problem)
@@ -217,11 +220,11 @@ class ObjectStages:
             return outcome(work, self.settings, status=status, reason=f"not an image: {error}")
         except ResrayError as error:
             reason = str(error).removeprefix(f"{work.key}: ")
-            return outcome(work, self.settings, reason=reason)
+            return outcome(work, self.settings, reason=reason, job=job)
         except Exception as error:  # noqa: BLE001  one object must not end a run of millions
             first_line = str(error).strip().partition("\n")[0]
             reason = f"unexpected {type(error).__name__}: {first_line}"
-            return outcome(work, self.settings, reason=reason)
+            return outcome(work, self.settings, reason=reason, job=job)
 
     def _get(self, work: Work) -> "_Read":
         _check_bytes(work, self.settings)
@@ -347,14 +350,16 @@ def outcome(
     *,
     reason: str,
     status: Status = "failed",
+    job: Job | None = None,
 ) -> LedgerRow:
-    """The row of an object without a result."""
+    """The row of an object without a result; `job` tells what was known of it by then."""
     return LedgerRow(
         key=work.key,
         status=status,
         reason=" ".join(reason.split()),
         source_etag=work.etag,
         source_bytes=work.bytes,
+        **(_chosen(job) if job else {}),
         weights_sha256=settings.weights_sha256,
         settings_hash=settings.hash,
     )

@@ -407,6 +407,9 @@ def test_auto_enhances_by_what_it_chose_and_tells_it() -> None:
 def test_the_guard_of_auto_is_that_of_what_it_chose() -> None:
     row, _ = by_auto(saved(pillow(WORN), "JPEG", quality=30))
     assert (row.status, row.chosen) == ("suspect", "dejpeg")
+    refused, written = by_auto(saved(pillow(WORN), "JPEG", quality=30), guard="fail")
+    assert (refused.status, refused.chosen, refused.jpeg_quality) == ("failed", "dejpeg", 30)
+    assert written == {}
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
