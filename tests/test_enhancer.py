@@ -119,6 +119,19 @@ def test_the_change_is_the_distance_to_the_base() -> None:
     assert deep.change_levels == pytest.approx(better.change_levels, rel=1e-3)
 
 
+@pytest.mark.parametrize("channels", [3, 1])
+def test_bands_of_rows_give_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    image = image_of(PHOTOGRAPH[..., :channels])
+    whole = enhancer().enhance_measured(image)
+    output_row = 2 * PHOTOGRAPH.shape[1] * channels
+    monkeypatch.setattr("resnet_core.enhancer._BAND_VALUES", 3 * output_row)
+    banded = enhancer().enhance_measured(image)
+    assert np.array_equal(banded.image.pixels, whole.image.pixels)
+    assert banded.change_levels == pytest.approx(whole.change_levels, rel=1e-4)
+
+
 def test_the_networks_time_leaves_out_what_an_image_waits_for_others() -> None:
     shared = enhancer(tile_px=24, batch_px=1)
     images = [image_of(make_photograph(40, 50, seed=i)) for i in range(16)]
