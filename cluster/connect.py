@@ -7,6 +7,7 @@ process, whatever ends the process.
 """
 
 import logging
+import math
 import os
 import re
 import secrets
@@ -118,12 +119,16 @@ def _reason(error: Exception) -> str:
 def _start_local(level: int, *, verbose: bool) -> None:
     """On a machine that is very busy Ray gives up on its own processes after 30 s: try again."""
     import ray  # noqa: PLC0415
+    from ray._private import utils as ray_utils  # noqa: PLC0415
     from ray._private import worker as ray_worker  # noqa: PLC0415
 
+    # Ray counts the machine's CPUs, or its container's: also those that taskset or Slurm keep away.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
                 address="local",
+                num_cpus=int(min(ray_utils.get_num_cpus(), allowed)),
                 include_dashboard=False,
                 logging_level=level,
                 log_to_driver=verbose,
