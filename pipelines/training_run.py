@@ -210,6 +210,8 @@ class _Worker:
         """Of this worker's share, since the last exchange."""
         self._scalars = Scalars()
         """Since the last validation."""
+        self._revived = 0
+        """Features, as far as told."""
 
     def run(self) -> None:
         self._restore()
@@ -349,6 +351,9 @@ class _Worker:
         self._history.append(row)
         scalars, self._scalars = self._scalars, []
         if self._rank == 0:
+            if new := trainer.revived - self._revived:
+                self._board.tell.remote(f"{new} dead features in the blocks got new kernels")
+                self._revived += new
             self._board.show.remote(row)
             with self._clock.saving():
                 self._save(row, scalars, shown)

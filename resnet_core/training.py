@@ -21,6 +21,7 @@ from resnet_core.muon import Muon
 from resnet_core.network import Block, FoldableConv, NetworkConfig, ResidualNetwork, fold
 from resnet_core.patches import PatchGroup, PatchSampler
 from resnet_core.precision import Precision, compute_dtype, fix_arithmetic
+from resnet_core.revival import REVIVE_EVERY_STEPS, dead_features, new_kernels, renew
 
 OptimizerKind = Literal["muon", "adam"]
 Schedule = Literal["cosine", "constant"]
@@ -176,6 +177,8 @@ class Trainer:
         share = SHARE_OF_A_PART if recipe.network.expansion else 1.0
         self._muon = Muon(kernels, lr=rate, relative_step=share) if kernels else None
         self.step_count = 0
+        self.revived = 0
+        """Features that got a new kernel (see `revival`), since this object was made."""
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step on a worker's share of the batch.
@@ -186,6 +189,7 @@ class Trainer:
         before the step, a detached scalar on the device: its mean over the workers is that of the
         batch, also where their shares differ in size.
         """
+        recipe = self.recipe
         self._wrapped.train()
         optimizers = [self._adam, *([self._muon] if self._muon else [])]
         for optimizer in optimizers:
@@ -193,18 +197,20 @@ class Trainer:
                 group["lr"] = self.learning_rate(self.step_count)
         self.network.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        parts = min(self.recipe.microbatches, len(inputs))
+        parts = min(recipe.microbatches, len(inputs))
         pairs = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
         for number, (some, wanted) in enumerate(pairs, start=1):
             with self._without_exchange() if number < parts else nullcontext():
                 loss = self._part_loss(some, wanted)
                 loss.backward()
             total += loss.detach()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip_norm)
+        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip_norm)
         for optimizer in optimizers:
             optimizer.step()
         self.step_count += 1
         self._update_average()
+        if self.step_count % REVIVE_EVERY_STEPS == 0 and recipe.network.kind == "residual":
+            self._revive()
         return total
 
     def _part_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -347,6 +353,27 @@ class Trainer:
     def _floats(self) -> dict[str, Tensor]:
         state = self.network.state_dict()
         return {name: value for name, value in state.items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def _revive(self) -> None:
+        parameters = dict(self.network.named_parameters())
+        kept: dict[str, dict[str, Tensor]] = {"average": self._average}
+        for name, parameter in parameters.items():
+            for key, value in self._optimizer(name).state[parameter].items():
+                if value.shape == parameter.shape:
+                    kept.setdefault(key, {})[name] = value
+        gradients = {**kept.get("exp_avg", {}), **kept.get("momentum", {})}
+        blocks = range(self.recipe.network.num_blocks)
+        dead = dead_features([gradients[f"blocks.{block}.second.direct"] for block in blocks])
+        generator = torch.Generator().manual_seed(self.recipe.seed + self.step_count)
+        for block, features in enumerate(dead):
+            count = int(features.sum())
+            if count:
+                kernel = parameters[f"blocks.{block}.first.direct"]
+                new = new_kernels(kernel, count, generator)
+                for key, tensors in {"": parameters, **kept}.items():
+                    renew(tensors, block, features, new if key in ("", "average") else 0.0)
+        self.revived += int(dead.sum())
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -13,7 +13,7 @@ from resnet_core.errors import ConfigError, DataError
 from resnet_core.network import NetworkConfig, ResidualNetwork, fold
 from resnet_core.patches import cut_patches
 from resnet_core.standard_degradations import bicubic
-from resnet_core.training import Trainer, TrainingRecipe
+from resnet_core.training import OptimizerKind, Trainer, TrainingRecipe
 
 NETWORK = NetworkConfig(scale=2, num_blocks=1, channels=16, expansion=2)
 RECIPE = TrainingRecipe(
@@ -45,6 +45,36 @@ def test_it_learns(kind: str) -> None:
     # A brighter picture is what every network can learn in a few steps.
     losses = [trainer.step(inputs, targets + 0.05).item() for _ in range(20)]
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+@pytest.mark.parametrize("expansion", [0, 2])
+def test_dead_features_live_again(
+    monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerKind, expansion: int
+) -> None:
+    recipe = replace(RECIPE, network=replace(NETWORK, expansion=expansion), optimizer=optimizer)
+    dead = [0, 2, 5]
+    inputs, targets = SAMPLER.batch(0)
+    trainers = dict[int, Trainer]()
+    for every in (1000, 3):
+        monkeypatch.setattr("resnet_core.training.REVIVE_EVERY_STEPS", every)
+        trainers[every] = trainer = Trainer(recipe)
+        with torch.no_grad():
+            trainer.network.blocks[0].first.bias[dead] = -100.0
+        for _ in range(3):
+            trainer.step(inputs, targets)
+    left, trainer = trainers[1000], trainers[3]
+    assert left.revived == 0
+    assert trainer.revived >= len(dead)
+    for one, other in ((left.network, trainer.network), (left.averaged(), trainer.averaged())):
+        # What fires at a few pixels counts as dead too.
+        torch.testing.assert_close(other(inputs), one(inputs), atol=5e-4, rtol=0)
+
+    block = trainer.network.blocks[0]
+    fired = (block.first(trainer.network.head(inputs)) > 0).float().mean((0, 2, 3))
+    assert torch.all((fired[dead] > 0.2) & (fired[dead] < 0.8))
+    trainer.step(inputs, targets)
+    assert block.second.kernel()[:, dead].abs().sum((0, 2, 3)).min() > 0, "they are read"
 
 
 def test_the_first_loss_is_that_of_the_base() -> None:
