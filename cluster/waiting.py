@@ -1,7 +1,7 @@
 """Wait for what a job needs, as long as may be. The autoscaler, if there is one, hears of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from resnet_core.errors import DataError
 
@@ -29,7 +29,7 @@ def wait_for_resources(
     group = placement_group(bundles)
     try:
         while not group.wait(LOOK_EVERY_S):
-            missing = _missing(wanted)
+            missing = what_is_missing(wanted)
             if time.monotonic() > end_s:
                 raise DataError(
                     f"gave up after {within_s:g} s (--within): {missing}; add machines or ask for"
@@ -42,12 +42,13 @@ def wait_for_resources(
         remove_placement_group(group)
 
 
-def _missing(wanted: dict[str, int]) -> str:
+def what_is_missing(wanted: Mapping[str, float]) -> str:
+    """Of resources by kind, in words; of a connected Ray."""
     import ray  # noqa: PLC0415
 
     there, free = ray.cluster_resources(), ray.available_resources()
     return ", ".join(
-        f"{count} {kind}s asked for, {there.get(kind, 0):g} there, {free.get(kind, 0):g} free"
+        f"{count:g} {kind}s asked for, {there.get(kind, 0):g} there, {free.get(kind, 0):g} free"
         for kind, count in wanted.items()
         if count
     )

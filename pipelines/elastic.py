@@ -18,7 +18,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    SchedulingState,
+    TrainControllerState,
+)
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -40,7 +47,8 @@ def machine_is_to_go() -> bool:
 
 
 class ElasticTrainer(TorchTrainer):
-    """Calls `board.ask_to_restart` where the other one would end the workers.
+    """Calls `board.ask_to_restart` where the other one would end the workers, and
+    `board.wait_for_machines` while there is no room for any.
 
     Every process of Ray looks around a hundred times a second, and takes part of a core. There is
     none here for datasets of Ray Train, which no worker has; and where Ray ends with this process,
@@ -54,7 +62,8 @@ class ElasticTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         needless = (DatasetsCallback, PlacementGroupCleanerCallback)[: 1 + _ends_with_us()]
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, needless)]
+        kept = [each for each in callbacks if not isinstance(each, needless)]
+        return [*kept, _WaitTeller(self._board)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Result:
         if self.scaling_config.elasticity_enabled:
@@ -80,6 +89,19 @@ def _without_preemption_watcher() -> Generator[None]:
     finally:
         if is_ours:
             del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
+
+
+class _WaitTeller(ControllerCallback):
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def after_controller_state_update(
+        self,
+        previous_state: TrainControllerState,  # noqa: ARG002
+        current_state: TrainControllerState,
+    ) -> None:
+        waiting = (InitializingState, SchedulingState, ReschedulingState)
+        self._board.wait_for_machines.remote(isinstance(current_state, waiting))
 
 
 class _AskingPolicy(ElasticScalingPolicy):

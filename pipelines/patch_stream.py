@@ -21,9 +21,11 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from pipelines.data_engine import data_context, iterate
+from resnet_core.errors import DataError
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.pixels import to_nchw
 
@@ -58,15 +60,21 @@ def stream(
 ) -> Iterator[Batch]:
     """A worker's share of each of `steps`, in order, as `PatchSampler.batch` gives it, on `device`.
 
-    Needs a connected Ray. Raises what reading the patches raises.
+    Needs a connected Ray. Raises the DataError that reading the patches raises.
     """
     share = _Share(sampler=sampler, indexes=range(rank, sampler.batch_size, world_size))
     batches = _dataset(share, steps, makers).iter_batches(
         batch_size=None, prefetch_batches=SPANS_AHEAD
     )
-    for block in iterate(batches):
-        for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
-            yield to_nchw(inputs, device), to_nchw(targets, device)
+    try:
+        for block in iterate(batches):
+            for inputs, targets in zip(block["inputs"][0], block["targets"][0], strict=True):
+                yield to_nchw(inputs, device), to_nchw(targets, device)
+    except RayTaskError as error:
+        if not isinstance(error.cause, DataError):
+            raise
+        # Ray Data puts advice of its own below.
+        raise DataError(str(error.cause).partition("\nFailed to apply")[0]) from error
 
 
 def spans(steps: range) -> Iterator[range]:
@@ -138,6 +146,7 @@ def _dataset(share: _Share, steps: range, makers: Makers) -> ray.data.Dataset:
     context = data_context()
     context.target_max_block_size = 1  # each span of the plan is a block of its own
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True
     context.custom_execution_callback_classes = [_Pause]
     # The engine would fill a quarter of the memory with what is wanted in an hour.
     held = 2 * (SPANS_AHEAD + makers.count) * share.span_bytes

@@ -34,10 +34,12 @@ SMALLEST_PART = 4
 MOST_PARTS = 1000
 MIXED_PATCHES = 8 * STEPS_A_GROUP
 """So many patches of a part, or those of one photograph, are in memory at once."""
-CUT_VERSION = 4
+CUT_VERSION = 5
 """Counts changes to what is cut from a photograph, and to what is known of it: older patches are
 then left alone."""
 _SIDE_MULTIPLE = 12
+_SMALLEST_VALIDATION_PX = 24
+"""Side of a crop that every scale leaves enough of to measure SSIM."""
 _INDEX = "data.json"
 _VALIDATION = "validation.arrow"
 
@@ -94,7 +96,7 @@ class PreparedData:
     patch_px: int
     """Side of a patch, pixels."""
     num_photographs: int
-    """Photographs that could be read, without those held out."""
+    """Photographs that gave patches."""
     sizes_in_parts: tuple[tuple[int, ...], ...]
     """The number of patches in each group of each part."""
     broken: tuple[str, ...]
@@ -118,6 +120,9 @@ class _Record:
     """What became of the photographs of one part."""
 
     photographs: int
+    """That gave patches."""
+    too_small: int
+    """For a patch."""
     sizes: tuple[int, ...]
     """The number of patches in each group."""
     broken: tuple[str, ...]
@@ -153,20 +158,31 @@ def _told(passed: Sequence[ObjectInfo]) -> str:
 
 
 def prepare(
-    data: Source, validation: Source | None, cache: Store, *, patch_px: int, tell: Tell
+    data: Source,
+    validation: Source | None,
+    cache: Store,
+    *,
+    patch_px: int,
+    tell: Tell,
+    begun: str | None = None,
 ) -> PreparedData:
     """Cuts the photographs of `data`, or finds what an earlier run cut of the same ones.
 
     Needs a connected Ray. Without `validation` every twentieth photograph is held out (at least
-    one, at most a hundred). A photograph that can't be read is skipped and named. Raises DataError
-    if more than 5 % can't, if none is large enough for one patch, or if `cache` can't be written.
+    one, at most a hundred). A photograph that can't be read is skipped and named. `begun`: the
+    name of what a run was begun with, which it goes on with if the photographs have changed. Raises
+    DataError if more than 5 % can't be read, if none is large enough for one patch, if what was
+    begun with is gone, or if `cache` can't be written.
     """
     photographs = find_photographs(data, tell)
     if validation is None:
-        held_out, apart = photographs[::VALIDATION_EVERY][:MOST_HELD_OUT], data
+        held_out, apart = _spread(photographs[::VALIDATION_EVERY]), data
         out = {info.key for info in held_out}
     else:
-        held_out, apart = find_photographs(validation, tell)[:MOST_HELD_OUT], validation
+        found, apart = find_photographs(validation, tell), validation
+        held_out = _spread(found)
+        if len(held_out) < len(found):
+            tell(f"{validation.url}: measured on {len(held_out)} of {len(found)} photographs")
         # They may lie among the others: those are not trained on.
         root, below = (f"{place.url.rstrip('/')}/" for place in (data, validation))
         out = {info.key for info in photographs if f"{root}{info.key}".startswith(below)}
@@ -176,18 +192,47 @@ def prepare(
             f"{data.url}: no photograph is left to train on, {len(out)} of {len(photographs)} are"
             " held out for validation"
         )
-    digest = _fingerprint(data.url, training, apart.url, held_out, patch_px)
-    store = cache.below(f"data-{digest}")
-    if store.info(_INDEX).problem is not None:
+    name = f"data-{_fingerprint(data.url, training, apart.url, held_out, patch_px)}"
+    if begun not in (None, name):
+        if not _is_whole(cache.below(begun)):
+            raise DataError(
+                f"{cache.url_of(begun)}, which this run was begun with, is gone or of another "
+                "version, and the photographs have changed since; choose another --output"
+            )
+        tell(
+            "the photographs have changed since this run began: it goes on with those of then;"
+            " for those of now choose another --output"
+        )
+        name = begun
+    store = cache.below(name)
+    if not _is_whole(store):
         tell(f"cutting {len(training)} photographs into patches of {patch_px} px, once")
         index = _cut(data, training, apart, held_out, store, patch_px=patch_px, tell=tell)
         store.put(_INDEX, json.dumps(index, indent=1).encode())
-    return open_prepared(store)
+        return open_prepared(store)
+    prepared = open_prepared(store)
+    if prepared.broken:
+        tell(f"{len(prepared.broken)} photographs can't be read, {prepared.broken[0]}")
+    return prepared
+
+
+def _spread(photographs: Sequence[ObjectInfo]) -> Sequence[ObjectInfo]:
+    """At most a hundred, from all of the listing."""
+    count = min(len(photographs), MOST_HELD_OUT)
+    return [photographs[number * len(photographs) // count] for number in range(count)]
+
+
+def _is_whole(store: Store) -> bool:
+    """Whether all was cut, as this version cuts."""
+    if store.info(_INDEX).problem is not None:
+        return False
+    return json.loads(store.get(_INDEX).data).get("cut_version") == CUT_VERSION
 
 
 def open_prepared(store: Store) -> PreparedData:
     """What `prepare` has made in `store`."""
     index = json.loads(store.get(_INDEX).data)
+    index.pop("cut_version")
     index["sizes_in_parts"] = tuple(map(tuple, index["sizes_in_parts"]))
     index["broken"] = tuple(index["broken"])
     return PreparedData(store=store, name=store.url.rsplit("/", 1)[-1], **index)
@@ -207,7 +252,9 @@ def _cut(
     crops, broken = _crop(apart, held_out, tell)
     _check_broken(broken, total)
     if not crops:
-        raise DataError("no held-out photograph can be read and has 12 px a side")
+        raise DataError(
+            f"no held-out photograph can be read and has {_SMALLEST_VALIDATION_PX} px a side"
+        )
     store.put(_VALIDATION, _pack(crops))
     parts = _parts(training)
     records = dict[int, _Record]()
@@ -224,14 +271,18 @@ def _cut(
             tell(f"skipped {line}")
         broken += record.broken
         _check_broken(broken, total)
-        before, read = read, read + record.photographs + len(record.broken)
+        done = record.photographs + record.too_small + len(record.broken)
+        before, read = read, read + done
         if read // VALIDATION_EVERY > before // VALIDATION_EVERY:
             patches = sum(sum(each.sizes) for each in records.values())
             tell(f"{read} of {len(training)} photographs, {patches} patches")
     in_order = [records[part] for part in sorted(records)]
     if not any(record.sizes for record in in_order):
         raise DataError(f"no photograph is large enough for a patch of {patch_px} px")
+    if too_small := sum(record.too_small for record in in_order):
+        tell(f"{too_small} photographs are too small for a patch of {patch_px} px: passed over")
     return {
+        "cut_version": CUT_VERSION,
         "patch_px": patch_px,
         "num_photographs": sum(record.photographs for record in in_order),
         "sizes_in_parts": [record.sizes for record in in_order],
@@ -276,6 +327,7 @@ class _PartCutter:
     def _cut(self, part: int, photographs: Sequence[tuple[str, str]]) -> _Record:
         rng = np.random.default_rng(part)
         waiting, broken, sizes = list[Picture](), list[str](), list[int]()
+        gave_patches = 0
         for number, (key, problem) in enumerate(photographs, start=1):
             try:
                 pixels = read_rgb(self.source, key, problem)
@@ -283,6 +335,7 @@ class _PartCutter:
             except ImageError as error:
                 broken.append(f"{key}: {error}")
                 cut = ()
+            gave_patches += len(cut) > 0
             waiting += [(key, patch) for patch in cut]
             is_last = number == len(photographs)
             if len(waiting) >= MIXED_PATCHES or is_last:
@@ -293,7 +346,8 @@ class _PartCutter:
                     self.store.put(_group_name(part, len(sizes)), _pack(group))
                     sizes.append(len(group))
         return _Record(
-            photographs=len(photographs) - len(broken),
+            photographs=gave_patches,
+            too_small=len(photographs) - len(broken) - gave_patches,
             sizes=tuple(sizes),
             broken=tuple(broken),
         )
@@ -336,7 +390,9 @@ def _crop(
             broken.append(f"{info.key}: {error}")
             tell(f"skipped {broken[-1]}")
             continue
-        if crop.size:
+        if min(crop.shape[:2]) < _SMALLEST_VALIDATION_PX:
+            tell(f"{info.key} is smaller than {_SMALLEST_VALIDATION_PX} px: not measured on")
+        else:
             crops.append((info.key, crop))
     return crops, broken
 

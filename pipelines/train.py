@@ -32,7 +32,7 @@ from pipelines.photographs import PreparedData, prepare
 from pipelines.recipes import RECIPES, build_recipe, describe_fields, field_values
 from pipelines.report import ReportPair, WeightsCard
 from pipelines.stopping import StopRules
-from pipelines.storage import Store, open_source, open_store
+from pipelines.storage import Source, Store, open_source, open_store
 from pipelines.training_report import TrainingReport, render_training_report
 from pipelines.training_run import TrainingJob, fit, measure
 from resnet_core.degradation import describe
@@ -161,10 +161,17 @@ def run(args: argparse.Namespace) -> int:
             check_resources(resources, num_workers=args.num_workers[0], use_gpu=args.use_gpu)
             if not args.verbose:
                 quieten()
-            data = prepare(source, validation, beside, patch_px=PATCH_PX, tell=_tell)
-            if data.broken:
-                _tell(f"{len(data.broken)} more can't be read, {data.broken[0]}")
-            begun = _claim(output, recipe, data, start)
+            wanted = _identity(recipe, source, validation, start)
+            begun = _begun(output, wanted)
+            data = prepare(
+                source,
+                validation,
+                beside,
+                patch_px=PATCH_PX,
+                tell=_tell,
+                begun=begun["data"] if begun else None,
+            )
+            begun = begun or _begin(output, wanted, data)
             _tell(
                 f"{data.num_photographs} photographs, {data.num_patches} patches;"
                 f" output in {output.url}"
@@ -187,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
     best = best_checkpoint(output, last.history, _tell)
     trainer = Trainer(recipe)
     trainer.load_state(best.tensors)
-    note = args.data_note or f"{data.num_photographs} photographs from {Path(args.data).name}"
+    note = args.data_note or f"{data.num_photographs} photographs from {_name(source)}"
     metadata = describe_run(
         recipe, best.history, begun=begun, ended=ended, data_note=note, licence=args.licence
     )
@@ -311,32 +318,48 @@ def check_resources(resources: Resources, *, num_workers: int, use_gpu: bool) ->
         )
 
 
-def _claim(
-    output: Store, recipe: TrainingRecipe, data: PreparedData, start: Weights | None
-) -> dict[str, Any]:
-    """Makes the output this run's own; what its first start recorded there.
+def _name(source: Source) -> str:
+    """Of a folder or prefix."""
+    return source.url.rstrip("/").rpartition("/")[2]
 
-    Raises ConfigError if it holds a run of another recipe, other data or another start. `steps`,
-    `validate_every` and `patience` may differ: a run may be made longer.
-    """
+
+def _identity(
+    recipe: TrainingRecipe, source: Source, validation: Source | None, start: Weights | None
+) -> dict[str, Any]:
+    """What makes a run this one. `steps`, `validate_every` and `patience` may differ: a run may be
+    made longer."""
     settings = asdict(replace(recipe, steps=1, validate_every=1, patience=0))
     settings |= {"degradation": describe(recipe.degradation)}
-    wanted = {
+    return {
         **json.loads(json.dumps(settings)),
-        "data": data.name,
+        "photographs": source.url,
+        "validation": validation.url if validation else "held out",
         "start": f"{start.name} ({start.sha256[:12]})" if start else "random weights",
     }
+
+
+def _begin(output: Store, identity: dict[str, Any], data: PreparedData) -> dict[str, Any]:
+    """Makes the output this run's own; what is recorded there."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**identity, "data": data.name, "revision": _revision(), "created": now}
+    output.put(RUN_FILE, json.dumps(record, indent=1).encode())
+    return record
+
+
+def _begun(output: Store, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What the first start of this run recorded in the output, if there was one.
+
+    Raises ConfigError if it holds another run.
+    """
     if output.info(RUN_FILE).problem is not None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {**wanted, "revision": _revision(), "created": now}
-        output.put(RUN_FILE, json.dumps(record, indent=1).encode())
+        return None
     try:
         found = json.loads(output.get(RUN_FILE).data)
     except ValueError as error:
         raise DataError(
             f"{output.url_of(RUN_FILE)}: damaged ({error}); choose another --output"
         ) from error
-    changed = [name for name in wanted if found.get(name) != wanted[name]]
+    changed = [name for name in identity if found.get(name) != identity[name]]
     if changed:
         raise ConfigError(
             f"{output.url} holds another run ({', '.join(changed)} differ); choose another --output"
@@ -369,12 +392,14 @@ def make_job(
 ) -> TrainingJob:
     """The job with its share of a connected Ray's CPUs for the workers and for their data."""
     least, most = workers
-    most = max(least, min(most, int(resources.gpus if use_gpu else resources.cpus)))
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    share = threads_of(nodes, most)
+    there = max(least, min(most, int(resources.gpus if use_gpu else resources.cpus)))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if use_gpu:
+        # Of the machines with GPUs, so that the others may go.
+        share = min(int(node.get("CPU", 0) / node["GPU"]) for node in nodes if node.get("GPU"))
         makers = Makers(count=min(MOST_MAKERS, max(1, 2 * share - 1)), cpus_each=0.5)
     else:
+        share = threads_of([int(node.get("CPU", 0)) for node in nodes], there)
         # They hold no CPU: one that waits for its own could wait without end.
         makers = Makers(count=max(1, share // CPUS_A_MAKER), cpus_each=0.0)
     return TrainingJob(
@@ -383,7 +408,7 @@ def make_job(
         output=output,
         rules=rules,
         workers=(least, most),
-        threads=share,
+        threads=max(1, share),
         use_gpu=use_gpu,
         makers=makers,
         start=start and start.own_network,

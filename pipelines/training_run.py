@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.connect import WORKER_ENVIRONMENT
+from cluster.waiting import what_is_missing
 from pipelines.checkpoints import (
     Checkpoint,
     Row,
@@ -70,6 +71,8 @@ SHOWN_PX = 160
 ONE_MAKER = Makers(count=1, cpus_each=0.0)
 PROGRESS_EVERY_S = 2.0
 PLAIN_PROGRESS_EVERY_S = 30.0
+WAIT_UNTOLD_S = 30.0
+"""For machines: so long the start of workers takes where there is room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,11 @@ class TrainingJob:
         """Of one worker."""
         return {"GPU": 1, "CPU": 0.5} if self.use_gpu else {"CPU": self.threads}
 
+    @property
+    def least_resources(self) -> dict[str, float]:
+        """Without which the run waits."""
+        return {kind: self.workers[0] * each for kind, each in self.worker_resources.items()}
+
 
 def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     """Runs the job on a connected Ray, from its newest checkpoint if there is one.
@@ -121,7 +129,7 @@ def fit(job: TrainingJob) -> tuple[Checkpoint, str]:
     # Beside the driver: it must outlive every other machine.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(
-        job.output.url_of(found[0]) if found else "none"
+        job.output.url_of(found[0]) if found else "none", job.least_resources
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = ElasticTrainer(
@@ -240,6 +248,10 @@ class _Worker:
                 break
             if validates:
                 self._restart_if_asked()
+        if not steps and not ended:
+            # The newest checkpoint was written between two validations.
+            self._validate(validation)
+            ended = rules.reason(self._history)
         self._saver.wait()
         if self._rank == 0:
             _get(self._board.end.remote(ended))
@@ -504,8 +516,10 @@ def _middle(pixels: Levels) -> Levels:
 class Board:
     """Where the workers write how far they are, and the driver reads it: an actor."""
 
-    def __init__(self, last_good: str = "none") -> None:
+    def __init__(self, last_good: str, least_resources: Mapping[str, float]) -> None:
         self._began_s = time.monotonic()
+        self._least_resources = least_resources
+        self._waits_since_s: float | None = self._began_s
         self._step = self._furthest = 0
         self._starts = self._workers = 0
         self._is_asked_to_restart = False
@@ -539,6 +553,13 @@ class Board:
 
     def is_asked_to_restart(self) -> bool:
         return self._is_asked_to_restart
+
+    def wait_for_machines(self, waits: bool) -> None:
+        """Take note whether there are workers, or none yet."""
+        if not waits:
+            self._waits_since_s = None
+        elif self._waits_since_s is None:
+            self._waits_since_s = time.monotonic()
 
     def elapsed_s(self) -> float:
         """Since the command began."""
@@ -575,6 +596,10 @@ class Board:
 
     def take(self) -> tuple[int, list[Row], list[str]]:
         """The last step, and the rows and lines since the last call."""
+        since_s = self._waits_since_s
+        if since_s is not None and time.monotonic() - since_s > WAIT_UNTOLD_S:
+            self.tell(f"waiting for machines: {what_is_missing(self._least_resources)}")
+            self._waits_since_s = math.inf
         rows, self._rows = self._rows, []
         lines, self._lines = self._lines, []
         return self._step, rows, lines
@@ -642,7 +667,8 @@ def _unwrapped(error: BaseException) -> BaseException:
 def _one_line(error: BaseException) -> str:
     text = str(error).strip()
     # Ray gives the error of a remote process as its traceback, whose last line is the error.
-    line = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+    is_trace = "Traceback" in text or isinstance(error, ray.exceptions.RayTaskError)
+    line = text.splitlines()[-1] if is_trace else " ".join(text.split())
     return line or type(error).__name__
 
 

@@ -1,14 +1,14 @@
 """New kernels for features inside the blocks that have died.
 
-Where the input of a ReLU is below zero at every pixel of every image, no gradient comes through,
+Where the input of a ReLU is below zero at nearly every pixel, next to no gradient comes through,
 and nothing brings the feature back. Muon's steps are as long for small gradients as for large ones,
 so that kernels wander: after some 20,000 steps at a rate of 1e-3 a third of a network's features
-can be dead. Each gets a new kernel that nothing reads yet, so that the function stays: ReDo (Sokar
-et al. 2023, arXiv:2302.12902, alg. 1), which finds them by their activations; here it is by their
-gradients, which all workers have alike.
+can be dead. Each gets a new kernel that nothing reads yet, so that the function stays, nearly: ReDo
+(Sokar et al. 2023, arXiv:2302.12902, alg. 1), which finds them by their activations; here it is by
+their gradients, which all workers have alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,18 +40,20 @@ def new_kernels(kernel: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def renew(
-    tensors: Mapping[str, Tensor], block: int, features: Tensor, kernels: Tensor | float
+    tensors: Mapping[str, Tensor],
+    block: int,
+    features: Tensor,
+    value: Callable[[Tensor], Tensor | float] = lambda _: 0.0,
 ) -> None:
-    """Puts `kernels` into the first convolution of a block, in place; its second reads them not.
+    """Puts `value` of the tensor in the place of all that belongs to features of a block, in place.
 
-    tensors: all or some of a network's parameters by name, or what an optimiser keeps for them;
-    features: bool (channels,).
+    tensors: a network's parameters by name, or what an optimiser keeps for some of them; features:
+    bool (channels,).
     """
     first, second = f"blocks.{block}.first", f"blocks.{block}.second"
-    values = {"direct": kernels, "bias": 0.0, "project": 0.0}
-    for part, value in values.items():
+    for part in ("direct", "bias", "project"):
         if (tensor := tensors.get(f"{first}.{part}")) is not None:
-            tensor[features] = value
+            tensor[features] = value(tensor)
     for part in ("direct", "expand"):
         if (tensor := tensors.get(f"{second}.{part}")) is not None:
-            tensor[:, features] = 0.0
+            tensor[:, features] = value(tensor)

@@ -122,6 +122,11 @@ class TrainingRecipe:
             value = getattr(self, name)
             if type(value) is not int or value < low:
                 raise ConfigError(f"{name} is {value!r}, expected a whole number from {low} up")
+        if self.microbatches > 1 and self.network.kind == "residual-bn":
+            raise ConfigError(
+                "microbatches is above 1: residual-bn would take the statistics of each part, and"
+                " the step would be another"
+            )
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -209,7 +214,7 @@ class Trainer:
             optimizer.step()
         self.step_count += 1
         self._update_average()
-        if self.step_count % REVIVE_EVERY_STEPS == 0 and recipe.network.kind == "residual":
+        if recipe.network.kind == "residual" and self.step_count % REVIVE_EVERY_STEPS == 0:
             self._revive()
         return total
 
@@ -356,8 +361,10 @@ class Trainer:
 
     @torch.no_grad()
     def _revive(self) -> None:
+        if self.step_count + REVIVE_EVERY_STEPS > self.recipe.steps:
+            return  # too late to learn anything
         parameters = dict(self.network.named_parameters())
-        kept: dict[str, dict[str, Tensor]] = {"average": self._average}
+        kept = dict[str, dict[str, Tensor]]()
         for name, parameter in parameters.items():
             for key, value in self._optimizer(name).state[parameter].items():
                 if value.shape == parameter.shape:
@@ -369,10 +376,15 @@ class Trainer:
         for block, features in enumerate(dead):
             count = int(features.sum())
             if count:
-                kernel = parameters[f"blocks.{block}.first.direct"]
-                new = new_kernels(kernel, count, generator)
-                for key, tensors in {"": parameters, **kept}.items():
-                    renew(tensors, block, features, new if key in ("", "average") else 0.0)
+                name = f"blocks.{block}.first.direct"
+                new = new_kernels(parameters[name], count, generator)
+                for tensors in (parameters, self._average):
+                    renew(tensors, block, features)
+                    tensors[name][features] = new
+                for key, tensors in kept.items():
+                    # Without a second moment Adam's steps would be many times too long.
+                    is_square = key == "exp_avg_sq"
+                    renew(tensors, block, features, Tensor.mean if is_square else lambda _: 0.0)
         self.revived += int(dead.sum())
 
     @torch.no_grad()

@@ -105,5 +105,5 @@ def test_a_group_is_read_once_for_many_steps_and_not_long_before(tmp_path: Path)
 @pytest.mark.usefixtures("_ray")
 def test_patches_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     one = sampler(CountedGroups(tmp_path, broken=3))
-    with pytest.raises(Exception, match="group 3 is damaged"):
+    with pytest.raises(DataError, match=r"^group 3 is damaged$"):
         list(stream(one, steps=range(400), rank=0, world_size=1, makers=MAKERS))

@@ -1,6 +1,7 @@
 """Photographs are cut once, held-out ones are never trained on, broken ones are named."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from photographs_for_tests import make_photograph, write_photographs
 from PIL import Image
 
 from cluster.connect import ray_session
-from pipelines.photographs import PreparedData, find_photographs, prepare
-from pipelines.storage import open_source, open_store
+from pipelines.photographs import MOST_HELD_OUT, PreparedData, _spread, find_photographs, prepare
+from pipelines.storage import ObjectInfo, open_source, open_store
 from resnet_core.errors import DataError
 from resnet_core.patches import STEPS_A_GROUP, cut_patches
 
@@ -156,6 +157,29 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"file/cache/data-.*: can't be written"):
         prepared(folder, tmp_path / "file" / "cache")
+
+
+def test_small_photographs_are_told_and_not_counted(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path / "photographs", 22, height=70, width=70)
+    for number, side in ((0, 20), (7, 40)):
+        write_photographs(tmp_path / "small", 1, height=side, width=side)
+        name = f"photograph-{number:03}.png"
+        (tmp_path / "small" / "photograph-000.png").replace(folder / name)
+    told: list[str] = []
+    data = prepared(folder, tmp_path / "cache", told=told)
+    assert [key for key, _ in data.validation()] == ["photograph-020.png"]
+    assert data.num_photographs == 19
+    assert "photograph-000.png is smaller than 24 px: not measured on" in told
+    assert "1 photographs are too small for a patch of 64 px: passed over" in told
+
+
+def test_the_measured_are_spread_over_the_listing() -> None:
+    listing = [ObjectInfo(key=f"{number:03}", bytes=1, etag="") for number in range(250)]
+    keys = [int(info.key) for info in _spread(listing)]
+    assert len(keys) == MOST_HELD_OUT
+    assert (keys[0], keys[-1]) == (0, 247)
+    assert all(2 <= after - before <= 3 for before, after in pairwise(keys))
+    assert _spread(listing[:30]) == listing[:30]
 
 
 def test_photographs_smaller_than_a_patch_stop_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`resray train`: what it writes, what it refuses, and in what words."""
 
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from weights_for_tests import write_foreign, write_weights
 
 from cluster.connect import Resources, ray_session
 from pipelines.cli import main
+from pipelines.photographs import PreparedData
+from pipelines.recipes import build_recipe
+from pipelines.stopping import StopRules
 from pipelines.storage import open_store
-from pipelines.train import _load_start, check_resources, threads_of
+from pipelines.train import _load_start, check_resources, make_job, threads_of
 from resnet_core.errors import ConfigError, DataError
 from resnet_core.weights import load_weights
 
@@ -59,6 +63,16 @@ def test_the_command_writes_weights_and_its_next_run_starts_from_them(
         assert "is at step 6 already, beyond steps=4" in capsys.readouterr().err
         assert main([*first, "--set", "seed=1"]) == 1
         assert "holds another run (seed differ)" in capsys.readouterr().err
+        (photographs / "photograph-003.png").write_bytes(
+            (photographs / "photograph-001.png").read_bytes()
+        )
+        assert main(first) == 0
+        told = capsys.readouterr().out
+        assert "the photographs have changed since this run began: it goes on with those" in told
+        assert "2 photographs, " in told
+        shutil.rmtree(next(tmp_path.glob("data-*")))
+        assert main(first) == 1
+        assert "is gone or of another version, and the photographs have" in capsys.readouterr().err
 
         start = str(tmp_path / "x2" / "sr-x2.safetensors")
         second = ["train", "sr-x4", "--data", str(photographs), "--from", start, *SETS]
@@ -252,3 +266,38 @@ def test_each_worker_has_as_many_threads_as_nodes_have_room_for(
     nodes: list[int], workers: int, threads: int
 ) -> None:
     assert threads_of(nodes, workers) == threads
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "use_gpu", "threads", "makers"),
+    [
+        ([{"CPU": 2}], (1, 4), False, 1, 1),
+        ([{"CPU": 8, "GPU": 1}, {"CPU": 64}, {"CPU": 8, "GPU": 2}], (2, 8), True, 4, 7),
+        ([{"CPU": 1, "GPU": 2}], (1, 8), True, 1, 1),
+    ],
+)
+def test_more_workers_may_join_than_there_is_room_for_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    nodes: list[dict[str, float]],
+    workers: tuple[int, int],
+    use_gpu: bool,
+    threads: int,
+    makers: int,
+) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": n} for n in nodes])
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    recipe = build_recipe("sr-x2")
+    store = open_store(str(tmp_path))
+    job = make_job(
+        recipe,
+        PreparedData(
+            store=store, name="", patch_px=192, num_photographs=1, sizes_in_parts=(), broken=()
+        ),
+        store,
+        StopRules(steps=recipe.steps),
+        resources=Resources(cpus=cpus, gpus=gpus, smallest_node_cpus=1.0),
+        workers=workers,
+        use_gpu=use_gpu,
+    )
+    assert (job.workers, job.threads, job.makers.count) == (workers, threads, makers)

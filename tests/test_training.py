@@ -73,6 +73,10 @@ def test_dead_features_live_again(
     block = trainer.network.blocks[0]
     fired = (block.first(trainer.network.head(inputs)) > 0).float().mean((0, 2, 3))
     assert torch.all((fired[dead] > 0.2) & (fired[dead] < 0.8))
+    state = trainer.state()
+    squares = [value for name, value in state.items() if "exp_avg_sq.blocks.0.first" in name]
+    assert squares
+    assert all(value[dead].min() > 0 for value in squares), "Adam's steps would be far too long"
     trainer.step(inputs, targets)
     assert block.second.kernel()[:, dead].abs().sum((0, 2, 3)).min() > 0, "they are read"
 
@@ -324,6 +328,10 @@ def test_a_kept_state_does_not_change_with_later_steps() -> None:
         ({"optimizer": "adm"}, "optimizer is 'adm'; did you mean 'adam'"),
         ({"schedule": "linear"}, "schedule is 'linear'; known: constant, cosine"),
         ({"microbatches": 0}, "microbatches is 0, expected a whole number from 1 up"),
+        (
+            {"microbatches": 2, "network": replace(NETWORK, kind="residual-bn")},
+            "microbatches is above 1: residual-bn would take the statistics of each part",
+        ),
         ({"learning_rate": float("nan")}, "learning_rate is nan, expected more than 0"),
         ({"seed": -1}, "seed is -1, expected a whole number from 0 up"),
         ({"name": "../x"}, "expected a file's name without folders"),

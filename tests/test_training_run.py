@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_for_tests import assert_same_weights, averaged, plain_loop, small_job, small_recipe
 
 from cluster.connect import ray_session
+from pipelines import training_run
 from pipelines.photographs import PreparedData, prepare
 from pipelines.stopping import StopRules
 from pipelines.storage import open_source, open_store
@@ -137,7 +138,7 @@ def test_tensorboard_reads_what_a_run_logs(data: PreparedData, finished: tuple[P
 
 
 def test_workers_that_die_without_getting_further_end_the_run() -> None:
-    board = Board()
+    board = Board("none", {"CPU": 2})
     for step in (5, 8):
         # They got further each time.
         assert board.begin(2)
@@ -158,8 +159,23 @@ def test_workers_that_die_without_getting_further_end_the_run() -> None:
     )
 
 
+def test_a_run_without_machines_says_so_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(training_run, "what_is_missing", lambda wanted: f"{wanted}")
+    board = Board("none", {"CPU": 2})
+    told = list[str]()
+    moments = ((20, True), (31, True), (70, True), (71, False), (72, True), (90, True))
+    for clock_s[0], waits in moments:
+        board.wait_for_machines(waits)
+        told += board.take()[2]
+    assert told == ["waiting for machines: {'CPU': 2}"]
+    clock_s[0] = 103
+    assert board.take()[2] == told
+
+
 def test_the_first_reason_of_a_failure_counts() -> None:
-    board = Board()
+    board = Board("none", {"CPU": 2})
     board.fail("the disk is full")
     board.fail("it was closed")
     assert not board.begin(1)
