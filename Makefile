@@ -49,7 +49,8 @@ bench: $(READY) ## measure quality (RESRAY_BENCH_DIR: test sets) and speed (BENC
 		$(BIN)/resray evaluate "$$dir" --weights $$weights --report out/bench/$$(basename "$$dir")-$$weights.html; \
 	done; done
 	@for script in benchmarks/*.py; do \
-		command="$(BIN)/python $$script $(BENCH_ARGS)"; \
+		sets=; case $$script in */peers.py) sets=$$(find $(BENCH_DIR) -mindepth 1 -maxdepth 1 -name set14);; esac; \
+		command="$(BIN)/python $$script $$sets $(BENCH_ARGS)"; \
 		echo "== $$command"; \
 		page=out/bench/$$(basename $$script .py).txt; \
 		echo "$$ $$command" > $$page; \

@@ -52,6 +52,8 @@ class Resources:
     gpus: float
     smallest_node_cpus: float
     """Of the nodes that have any."""
+    machines: int = 1
+    """Nodes that have CPUs."""
 
 
 def set_environment() -> None:
@@ -186,4 +188,5 @@ def _resources() -> Resources:
         cpus=sum(cpus),
         gpus=sum(node.get("GPU", 0.0) for node in nodes),
         smallest_node_cpus=min(cpus, default=0.0),
+        machines=len(cpus),
     )

@@ -11,6 +11,8 @@ _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2
 
 def positive(text: str) -> int:
     """A whole number, 1 or more."""
+    if not re.fullmatch(r"[+-]?\d+", text.strip()):
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")

@@ -318,7 +318,8 @@ class _Command:
             if self.args.verbose:
                 raise
             raise DataError(_first_cause(error)) from error
-        return self._finish(bulk.totals, summary, clock, time.monotonic() - began_s)
+        took_s = time.monotonic() - began_s
+        return self._finish(bulk.totals, summary, clock, took_s, machines=resources.machines)
 
     def _stages(self, pool: "Pool") -> "list[Stage]":
         from pipelines.bulk import Stage  # noqa: PLC0415
@@ -363,7 +364,13 @@ class _Command:
                 summary.add(row)
 
     def _finish(
-        self, totals: "Totals", summary: RunSummary, clock: Clock, duration_s: float
+        self,
+        totals: "Totals",
+        summary: RunSummary,
+        clock: Clock,
+        duration_s: float,
+        *,
+        machines: int,
     ) -> int:
         if not totals.complete:  # a limit was reached before all was counted
             totals = replace(totals, done=0, failed_before=0)
@@ -374,7 +381,7 @@ class _Command:
                 f"{self.args.source}: none of its {format_count(summary.skipped)} files is an"
                 f" image; expected {', '.join(FORMATS)}"
             )
-        estimate = self._estimate(summary, clock)
+        estimate = self._estimate(summary, clock, machines)
         if summary.objects or self.target.info(REPORT_KEY).problem is not None:
             self._write_report(summary, totals.done, clock.work_s, estimate)
         for line in closing_lines(
@@ -389,7 +396,7 @@ class _Command:
         print(f"report: {self.target.url_of(REPORT_KEY)}")
         return 2 if summary.failed or totals.failed_before else 0
 
-    def _estimate(self, summary: RunSummary, clock: Clock) -> Estimate | None:
+    def _estimate(self, summary: RunSummary, clock: Clock, machines: int) -> Estimate | None:
         if self.args.sample is None or clock.work_s == 0:
             return None
         objects = bytes_in = 0
@@ -398,7 +405,8 @@ class _Command:
             bytes_in += info.bytes
         # How many objects were in work at once, as it came out.
         parallel = sum(summary.stage_s.values()) / clock.work_s
-        return summary.estimate(Whole(objects=objects, bytes=bytes_in), parallel=parallel)
+        whole = Whole(objects=objects, bytes=bytes_in)
+        return summary.estimate(whole, parallel=parallel, machines=machines)
 
     def _write_report(
         self,

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image as PillowImage
 
 from pipelines.machine import machine_name
@@ -443,12 +444,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures as JSON")
 
 
+def _check_device(name: str | None) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count()
+        raise ConfigError(
+            f"--device {name}: expected cpu, cuda or cuda:N; torch sees {gpus} GPUs"
+        ) from error
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print; the exit status. ResrayError for what the user can mend."""
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit: expected 1 or more, found {args.limit}")
     if args.seed < 0:
         raise ConfigError(f"--seed: expected 0 or more, found {args.seed}")
+    _check_device(args.device)
     weights = [load_weights(name) for name in args.weights or packaged_weights()]
     evaluation = evaluate_folder(
         args.folder,

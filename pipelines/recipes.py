@@ -145,6 +145,11 @@ def _shown(value: object) -> str:
 
 def _with(config: Any, path: Sequence[str], value: str, override: str) -> Any:
     name, *rest = path
+    if name == "degradation":
+        raise ConfigError(
+            f"--set {override}: a degradation is made in Python, in a recipe of its own"
+            " (pipelines/recipes.py)"
+        )
     names = [field.name for field in fields(config)]
     if name not in names:
         raise ConfigError(

@@ -199,7 +199,7 @@ class Estimate:
     duration_s: float
     bytes_out: int
     machine_hours: float
-    machines: int = 1
+    machines: int
     relative_error: float | None = None
     """Standard error of the duration as a share of it; None where the sample can't tell."""
 

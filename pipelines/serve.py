@@ -57,6 +57,7 @@ at once with 503 and Retry-After.
 EPILOG = """\
 the interface
   POST /v1/enhance   an image, or a form with one; ?weights= strength= format= quality= metadata=
+                     guard=
   GET  /v1/models    what is served, and the limits
   GET  /docs         all of it          GET /healthz   whether it answers
 

@@ -169,8 +169,8 @@ def _open_place(text: str, retry_for_s: float) -> Store:
         raise DataError(f"{text}: no such folder{_near(path)}")
     if not path.is_dir():
         raise DataError(
-            f"{text}: is a file, not a folder; give the folder that holds it,"
-            " or --root if it is a list of keys"
+            f"{text}: is a file, not a folder; give the folder that holds it"
+            " (`resray enhance` takes a list of keys with --root)"
         )
     try:
         os.scandir(path).close()

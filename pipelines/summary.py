@@ -390,10 +390,10 @@ class RunSummary:
         self._slowest.add((row.total_s, row.key), row)
         self._pairs.add(row)
 
-    def estimate(self, whole: Whole, *, parallel: float) -> Estimate | None:
+    def estimate(self, whole: Whole, *, parallel: float, machines: int = 1) -> Estimate | None:
         """What the whole would take: costs go with source bytes. None if nothing was enhanced.
 
-        `parallel`: how many objects are in work at once, on average.
+        `parallel`: how many objects are in work at once, on average, on so many machines.
         """
         if self.bytes_in == 0:
             return None
@@ -403,7 +403,8 @@ class RunSummary:
             sample_objects=self.ok,
             duration_s=work_s / parallel,
             bytes_out=round(self.bytes_out / self.bytes_in * whole.bytes),
-            machine_hours=work_s / parallel / 3600,
+            machine_hours=machines * work_s / parallel / 3600,
+            machines=machines,
             relative_error=self._costs.relative_error(),
         )
 

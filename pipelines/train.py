@@ -126,7 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--use-gpu", action="store_true", help="one GPU for each worker")
     where.add_argument(
-        "--address", metavar="HOST:PORT", help="a Ray cluster (default: this machine)"
+        "--address",
+        metavar="HOST:PORT",
+        help="a Ray cluster (default: RAY_ADDRESS, else this machine)",
     )
     where.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
     card = parser.add_argument_group("for the weights' metadata")

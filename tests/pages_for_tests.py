@@ -132,6 +132,7 @@ def enhance_report(name: str = "cat.jpg") -> EnhanceReport:
             duration_s=7200,
             bytes_out=10**12,
             machine_hours=2.0,
+            machines=1,
             relative_error=0.125,
         ),
     )

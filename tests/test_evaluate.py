@@ -312,6 +312,8 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
         run(parse(str(folder), *words, "--limit", "0"))
     with pytest.raises(ConfigError, match="--seed"):
         run(parse(str(folder), *words, "--seed", "-1"))
+    with pytest.raises(ConfigError, match="--device gpu: expected cpu, cuda or cuda:N; torch sees"):
+        run(parse(str(folder), *words, "--device", "gpu"))
     with pytest.raises(DataError, match="figures can't be written"):
         run(parse(str(folder), *words, "--limit", "1", "--json", str(tmp_path)))
 

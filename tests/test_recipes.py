@@ -31,6 +31,7 @@ def test_overrides_reach_inside_and_keep_types() -> None:
         ("learning_rate=fast", "expected a number"),
         ("steps.more=1", "steps has no fields of its own"),
         ("network=1", "expected one of its fields"),
+        ("degradation.name=x", "a degradation is made in Python"),
         ("netwrk.channels=1", "has no field 'netwrk'; did you mean 'network'"),
         ("steps=0", "steps is 0, expected a whole number from 1 up"),
     ],

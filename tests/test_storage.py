@@ -133,7 +133,7 @@ def files(root: Path) -> list[str]:
     [
         ("nowhere", "no such folder"),
         ("photo", "no such folder; did you mean '.*photos'"),
-        ("file", "is a file, not a folder; .* or --root"),
+        ("file", "is a file, not a folder; .* with --root"),
         ("", "an empty name"),
         ("s3://", "names no bucket"),
         ("gs://bucket/photos", "AWS_ENDPOINT_URL=https://storage.googleapis.com"),

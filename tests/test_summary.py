@@ -330,11 +330,11 @@ def test_an_estimate_of_equal_costs_is_exact() -> None:
     summary = RunSummary()
     for size in (100, 300, 200):
         summary.add(ok(str(size), size=size, seconds=size / 100))
-    estimate = summary.estimate(Whole(objects=50, bytes=12_000), parallel=4)
+    estimate = summary.estimate(Whole(objects=50, bytes=12_000), parallel=4, machines=3)
     assert estimate is not None
     assert estimate.objects == 50
     assert estimate.duration_s == pytest.approx(30)
-    assert estimate.machine_hours == pytest.approx(30 / 3600)
+    assert estimate.machine_hours == pytest.approx(3 * 30 / 3600)
     assert estimate.bytes_out == 36_000
     assert estimate.relative_error == pytest.approx(0, abs=1e-9)
 
