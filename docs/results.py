@@ -1,13 +1,15 @@
 """Makes docs/results.md and docs/results/: the weights of the package beside traditional methods.
 
-.venv/bin/python docs/results.py SETS [--output DIR]
+.venv/bin/python docs/results.py SETS [--only TASK ...] [--output DIR]
 
 SETS is the folder that holds the standard test sets: set5/, set14/, bsd100/ (super-resolution),
 cbsd68/, kodak24/ (noise, worn photographs), live1_gray/ (JPEG). A set that is missing is left out.
-The sets have no licence to be shown, so the pictures are of the photographs in examples/.
+The sets have no licence to be shown, so the pictures are of the photographs in examples/. With
+--only, the parts of other tasks stay as they are.
 """
 
 import argparse
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -87,11 +89,16 @@ class Section:
         return first[(len(first) - 1) // 2]
 
 
-def measured(sets: Path) -> tuple[list[Section], list[str]]:
-    """Every task of which there are weights and a set, and the conventions of the figures."""
+def measured(sets: Path, only: Sequence[str]) -> tuple[list[Section], list[str]]:
+    """Every task of which there are weights and a set, and the conventions of the figures.
+
+    only: of these tasks, if any are given.
+    """
     sections, notes = list[Section](), dict[str, str]()
     every = [load_weights(name) for name in packaged_weights()]
     for task in dict.fromkeys(each.metadata.task for each in every):
+        if only and task not in only:
+            continue
         weights = [each for each in every if each.metadata.task == task]
         conditions = conditions_for(task, weights[0].metadata.degradation)
         columns = list[Column]()
@@ -233,6 +240,7 @@ def write_section(section: Section, folder: Path) -> list[str]:
         f"## {task}",
         *(f"`{each.name}`, {card_link(each)}" for each in section.weights),
         "\n".join(table(section)),
+        f"Measured on {machine_name()}.",
         f"![Quality against time]({folder.name}/{task}-time.svg)",
         f"Quality against time: {shown.title}.",
         f"![Crops side by side]({folder.name}/{task}-crops.webp)",
@@ -258,8 +266,13 @@ def card_link(weights: Weights) -> str:
     return f"SHA-256 `{weights.sha256[:12]}`: [its card](weights/{weights.name}.md)"
 
 
+def part(section: Section, folder: Path) -> str:
+    """Of the page: one task."""
+    return "\n\n".join(write_section(section, folder)) + "\n"
+
+
 def page(sections: Sequence[Section], notes: Sequence[str], folder: Path) -> str:
-    body = "\n\n".join(line for section in sections for line in write_section(section, folder))
+    body = "\n".join(part(section, folder) for section in sections)
     return f"""# Results
 
 The weights of the package beside the traditional methods, on the standard test sets, on which
@@ -269,10 +282,9 @@ nothing was trained. Made, with its pictures, by
 .venv/bin/python docs/results.py SETS
 ```
 
-on {machine_name()}. Other work on the machine makes times longer.
+Times are those of the machine that stands below each table, which had nothing else to do.
 
 {body}
-
 ## What the figures mean
 
 {chr(10).join(f"- {note}" for note in notes)}
@@ -282,16 +294,27 @@ on {machine_name()}. Other work on the machine makes times longer.
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sets", type=Path)
+    parser.add_argument("--only", nargs="+", default=(), metavar="TASK")
     parser.add_argument("--output", type=Path, default=ROOT / "docs", metavar="DIR")
     args = parser.parse_args(words)
-    sections, notes = measured(args.sets)
+    sections, notes = measured(args.sets, args.only)
     if not sections:
         raise SystemExit(f"{args.sets}: none of the test sets is there; see --help")
-    folder = args.output / "results"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    text = page(sections, notes, folder)
-    (args.output / "results.md").write_text(text, encoding="utf-8")
+    folder, file = args.output / "results", args.output / "results.md"
+    if not args.only:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.only:
+        text = file.read_text(encoding="utf-8")
+        for section in sections:
+            old = re.compile(
+                rf"^## {re.escape(section.task)}\n.*?(?=^## )", re.DOTALL | re.MULTILINE
+            )
+            new = part(section, folder) + "\n"
+            text = old.sub(lambda _, new=new: new, text)
+    else:
+        text = page(sections, notes, folder)
+    file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
