@@ -282,7 +282,7 @@ nothing was trained. Made, with its pictures, by
 .venv/bin/python docs/results.py SETS
 ```
 
-Times are those of the machine that stands below each table, which had nothing else to do.
+Times are those of the machine below each table; where it is shared with others they are too long.
 
 {body}
 ## What the figures mean
