@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+SMALLEST_TILE_PX = 32
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "": 1}
 
@@ -16,6 +17,25 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value
+
+
+def side_px(text: str) -> int:
+    """A tile's side: smaller ones would be all halo."""
+    value = positive(text)
+    if value < SMALLEST_TILE_PX:
+        raise argparse.ArgumentTypeError(f"expected {SMALLEST_TILE_PX} px or more, found {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, found {text!r}")
     return value
 
 
@@ -62,7 +82,7 @@ def add_network_arguments(group: Any, *, tile_px: int) -> None:
     """How a network runs, wherever it does."""
     group.add_argument(
         "--tile",
-        type=positive,
+        type=side_px,
         default=tile_px,
         metavar="PX",
         help="side of the pieces a large image is worked in; less takes less memory (default:"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from pipelines.argument_types import add_network_arguments, amount, positive, worker_range
+from pipelines.argument_types import add_network_arguments, amount, positive, seconds, worker_range
 from pipelines.auto import AUTO, CANDIDATES, Candidate, together
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker, core_settings, naming
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, LedgerWriter, list_parts
@@ -81,7 +81,8 @@ names
 
 results beside the images
   DST/_resray/report.html   what was done, with before/after sliders
-  DST/_resray/ledger/       one row for each object, in Parquet
+  DST/_resray/ledger/       one row for each object, in Parquet: ok, suspect (written, but
+                            too far from its source), failed or skipped
   DST/_resray/sample/       the results of --sample
 
 exit status
@@ -189,7 +190,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--retry-for",
-        type=float,
+        type=seconds,
         default=RETRY_FOR_S,
         metavar="SECONDS",
         help="how long a request to a store is tried again (default: 180)",

@@ -190,6 +190,8 @@ def evaluate_folder(
 
 def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
     """Key and uint8 HWC pixels of each image, sorted by key; other files go to `left_out`."""
+    if folder.parts[:1] == ("s3:",):
+        raise DataError("a bucket can't be measured on; expected a folder of this machine")
     if not folder.is_dir():
         what = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}")
@@ -429,8 +431,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="NAME|PATH",
         nargs="+",
-        help="weights to measure: names from `resray weights list`, or files of resray's, or "
-        "such that spandrel knows (default: all that come with the package)",
+        help="weights to measure, behind DIR: names from `resray weights list`, or files of"
+        " resray's, or such that spandrel knows (default: all that come with the package)",
     )
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N images by name")
     parser.add_argument(

@@ -420,7 +420,9 @@ def make_job(
 def _places(text: str) -> tuple[Store, Store]:
     """Where runs lie beside each other, and the output of this one."""
     place, _, name = text.rstrip("/").rpartition("/")
-    if place.endswith(":/") or not name:
+    if not name:
+        raise ConfigError(f"--output {text}: expected a folder's name")
+    if place.endswith(":/"):
         raise ConfigError(f"{text}: a whole bucket; give a prefix in it: {text}/runs/x2")
     beside = open_store(place or ("/" if text.startswith("/") else "."))
     return beside, beside.below(name)

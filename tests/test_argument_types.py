@@ -5,13 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.argument_types import amount, duration_s, positive, worker_range
+from pipelines.argument_types import amount, duration_s, positive, seconds, side_px, worker_range
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "value"),
     [
         (positive, "12", 12),
+        (side_px, "32", 32),
+        (seconds, "0", 0),
+        (seconds, "2.5", 2.5),
         (worker_range, "4", (4, 4)),
         (worker_range, "4..32", (4, 32)),
         (amount, "100M", 100_000_000),
@@ -31,6 +34,10 @@ def test_a_value(kind: Callable[[str], object], text: str, value: object) -> Non
     ("kind", "text"),
     [
         (positive, "0"),
+        (side_px, "31"),
+        (seconds, "-1"),
+        (seconds, "inf"),
+        (seconds, "soon"),
         (worker_range, "0..3"),
         (worker_range, "4..2"),
         (amount, "12 apples"),

@@ -180,7 +180,7 @@ def test_a_place_is_mirrored_recorded_and_reported(
 
 def test_weights_from_elsewhere_run_like_any_other(folders: Places) -> None:
     theirs = write_foreign(folders.folder / "theirs.pth")
-    arguments = [*folders.arguments("--tile", "8"), "--weights", str(theirs)]
+    arguments = [*folders.arguments("--tile", "32"), "--weights", str(theirs)]
     assert main(arguments) == 0
     weights = load_weights(str(theirs))
     assert {row.weights_sha256 for row in folders.state().values()} == {weights.sha256}
