@@ -34,7 +34,7 @@ SMALLEST_PART = 4
 MOST_PARTS = 1000
 MIXED_PATCHES = 8 * STEPS_A_GROUP
 """So many patches of a part, or those of one photograph, are in memory at once."""
-CUT_VERSION = 5
+CUT_VERSION = 6
 """Counts changes to what is cut from a photograph, and to what is known of it: older patches are
 then left alone."""
 _SIDE_MULTIPLE = 12

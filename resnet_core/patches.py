@@ -20,11 +20,14 @@ from resnet_core.pixels import to_nchw
 PatchGroup = Levels | list[Levels]
 """Patches, uint8 (P, P, 3) each: one array of them, or a list."""
 
-SIZES = (1.0, 0.75, 0.5)
-"""Each photograph is used at these fractions of its size: more scales of texture."""
+SIZES = (1.0, 0.75, 0.5, 0.35, 0.25)
+"""Each photograph is used at these fractions of its size: more scales of texture. The small pictures
+that want to be enlarged are as sharp as a camera's photograph at a quarter of its size."""
+OVERLAPPED_SIZE = 0.5
+"""At this size and below the patches overlap by half: there are few of them."""
 
 
-def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.6) -> Levels:
+def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.5) -> Levels:
     """The patches of a photograph that have the most texture, at several sizes.
 
     photograph: uint8 HWC RGB. Returns uint8 (N, patch_px, patch_px, 3), N >= 0: a regular grid at
@@ -42,7 +45,8 @@ def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.6) -
             if size == 1
             else picture.resize((width, height), PillowImage.Resampling.BICUBIC)
         )
-        found += _grid(np.asarray(smaller), patch_px)
+        stride_px = patch_px // 2 if size <= OVERLAPPED_SIZE else patch_px
+        found += _grid(np.asarray(smaller), patch_px, stride_px)
     found.sort(key=mean_gradient, reverse=True)
     kept = found[: max(1, round(keep_share * len(found)))]
     return np.stack(kept) if kept else np.empty((0, patch_px, patch_px, 3), np.uint8)
@@ -168,8 +172,8 @@ def _order(
     return rng.permutation(num_groups), int(rng.integers(num_patches))
 
 
-def _grid(photograph: Levels, patch_px: int) -> Iterator[Levels]:
+def _grid(photograph: Levels, patch_px: int, stride_px: int) -> Iterator[Levels]:
     height, width = photograph.shape[:2]
-    for top in range(0, height - patch_px + 1, patch_px):
-        for left in range(0, width - patch_px + 1, patch_px):
+    for top in range(0, height - patch_px + 1, stride_px):
+        for left in range(0, width - patch_px + 1, stride_px):
             yield photograph[top : top + patch_px, left : left + patch_px]
