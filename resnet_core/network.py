@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resnet_core.errors import ConfigError
+from resnet_core.fused_block import can_fuse, residual_block
 from resnet_core.precision import Precision, compute_dtype
 from resnet_core.tiling import TileRules
 
@@ -146,7 +147,13 @@ class Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features to features: float (N, channels, H, W), of the same shape."""
+        """Features to features: float (N, channels, H, W), of the same shape.
+
+        Where no gradient is asked for, the result may take the place of `x`.
+        """
+        if self.kind == "residual" and can_fuse(x):
+            first, second = self.first, self.second
+            return residual_block(x, first.kernel(), first.bias, second.kernel(), second.bias)
         inner = functional.relu(self.first_norm(self.first(x)), inplace=True)
         inner = self.second_norm(self.second(inner))
         # A plain stack needs an activation after every convolution, or two of them are one.

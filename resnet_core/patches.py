@@ -21,7 +21,7 @@ PatchGroup = Levels | list[Levels]
 """Patches, uint8 (P, P, 3) each: one array of them, or a list."""
 
 SIZES = (1.0, 0.75, 0.5, 0.35, 0.25)
-"""Each photograph is used at these fractions of its size: more scales of texture. The small pictures
+"""Each photograph is used at these fractions of its size: more scales of texture. Small pictures
 that want to be enlarged are as sharp as a camera's photograph at a quarter of its size."""
 OVERLAPPED_SIZE = 0.5
 """At this size and below the patches overlap by half: there are few of them."""
