@@ -21,7 +21,7 @@ from resnet_core.batching import NoLongerWantedError, Wanted, WindowBatcher, alw
 from resnet_core.cpu_threads import CpuThreads
 from resnet_core.errors import ConfigError
 from resnet_core.images import Image, fill_transparent
-from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_base
+from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_bands, bicubic_base
 from resnet_core.pixels import to_levels, to_nchw
 from resnet_core.precision import Precision, fix_arithmetic
 from resnet_core.tiling import TileRules, map_tiles
@@ -67,7 +67,7 @@ class Enhanced:
 
     image: Image
     change_levels: float
-    """Mean absolute difference between the two, in levels of 255."""
+    """Mean absolute difference between the two before they are clipped, in levels of 255."""
     network_s: float
     """Its share of the network's time, without what it waited for other images."""
 
@@ -238,15 +238,12 @@ class Enhancer:
     def _computed(self, tasks: Sequence[_Task]) -> list[_Result]:
         began_s = time.perf_counter()
         x = to_nchw(np.stack([task.pixels for task in tasks]), self.device)
-        base = bicubic_base(x, self.scale)
         if all(task.strength == 0 for task in tasks):
             changes = [0.0] * len(tasks)
-            levels = to_levels(base, tasks[0].dtype)
+            levels = to_levels(bicubic_base(x, self.scale), tasks[0].dtype)
         else:
-            rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
-            residual = self._network.residual(rgb, num_blocks=self.settings.num_blocks)
             strengths = torch.tensor([task.strength for task in tasks], device=self.device)
-            levels, changes = _added(base, residual, strengths, tasks[0].dtype)
+            levels, changes = self._levels(x, strengths, tasks[0].dtype)
         seconds = time.perf_counter() - began_s
         if self._on_batch is not None:
             pixels = len(tasks) * x.shape[2] * x.shape[3]
@@ -255,6 +252,32 @@ class Enhancer:
             _Result(levels=image, change=change, seconds=seconds / len(tasks))
             for image, change in zip(levels, changes, strict=True)
         ]
+
+    def _levels(
+        self, x: Tensor, strengths: Tensor, dtype: np.dtype[Any]
+    ) -> tuple[NDArray[Any], list[float]]:
+        """`base + strength * residual` as levels (NHWC), and how far each image is from its base.
+
+        `x`: float32 (N, C, H, W), C = 3 or 1; `strengths`: (N,). The changes are sums of absolute
+        differences over all values, white being 1, before these are clipped.
+        """
+        number, channels, height, width = x.shape
+        multiple = self._network.tile_rules.multiple_of
+        row_values = number * channels * width * self.scale**2
+        rows = max(_BAND_VALUES // (row_values * multiple), 1) * multiple if x.is_cpu else height
+        rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
+        residuals = self._network.residual_bands(rgb, rows, num_blocks=self.settings.num_blocks)
+        factors = strengths.view(-1, 1, 1, 1)
+        levels: list[NDArray[Any]] = []
+        changes = torch.zeros(number, device=x.device)
+        for base, residual in zip(bicubic_bands(x, self.scale, rows), residuals, strict=True):
+            added = residual.float()
+            if channels == 1:
+                added = added.mean(1, keepdim=True)
+            # The base stays float32: in bfloat16 it would lose the image's own levels.
+            levels.append(to_levels(torch.addcmul(base, factors, added), dtype))
+            changes += added.abs_().permute(0, 2, 3, 1).flatten(1).sum(1)
+        return np.concatenate(levels, axis=1), (changes * strengths.abs()).tolist()
 
     def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
         return map_tiles(
@@ -269,30 +292,6 @@ class Enhancer:
         with self._threads(), torch.inference_mode():
             x = to_nchw(window, self.device)
             return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
-
-
-def _added(
-    base: Tensor, residual: Tensor, strengths: Tensor, dtype: np.dtype[Any]
-) -> tuple[NDArray[Any], list[float]]:
-    """`base + strength * residual` as levels (NHWC), and how far each image is from its base.
-
-    `base`: float32 (N, C, H, W), C = 3 or 1, and overwritten; `residual`: (N, 3, H, W);
-    `strengths`: (N,). The changes are sums of absolute differences over all values, 0..1 each.
-    """
-    number, channels, height, width = base.shape
-    rows = max(_BAND_VALUES // (number * channels * width), 1) if base.is_cpu else height
-    levels: list[NDArray[Any]] = []
-    changes = torch.zeros(number, device=base.device)
-    for below, residuals in zip(base.split(rows, 2), residual.split(rows, 2), strict=True):
-        added = residuals.float()
-        if channels == 1:
-            added = added.mean(1, keepdim=True)
-        # The base stays float32: in bfloat16 it would lose the image's own levels.
-        y = torch.addcmul(below, strengths.view(-1, 1, 1, 1), added).clamp_(0, 1)
-        levels.append(to_levels(y, dtype))
-        apart = below.clamp_(0, 1).sub_(y).abs_()
-        changes += apart.permute(0, 2, 3, 1).flatten(1).sum(1)
-    return np.concatenate(levels, axis=1), changes.tolist()
 
 
 def _told(pixels: NDArray[Any]) -> str:

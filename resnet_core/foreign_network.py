@@ -11,7 +11,7 @@ some through, and runs TorchScript. spandrel is an extra, imported when it is fi
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -100,6 +100,12 @@ class ForeignNetwork(nn.Module):
         # One by one: spandrel says so, and some join a noise map of one picture to their input.
         better = torch.cat([self._found(each.contiguous()) for each in x.split(1)])
         return better.float() - bicubic_base(x.float(), self.scale)
+
+    def residual_bands(
+        self, x: Tensor, rows: int, *, num_blocks: int | None = None
+    ) -> Iterator[Tensor]:
+        """`residual` in bands of so many input rows, from the top."""
+        return iter(self.residual(x, num_blocks=num_blocks).split(self.scale * rows, 2))
 
 
 def _found(tensors: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from resnet_core.errors import ConfigError
-from resnet_core.network import NetworkConfig, ResidualNetwork, bicubic_base, fold
+from resnet_core.network import NetworkConfig, ResidualNetwork, bicubic_bands, bicubic_base, fold
 from resnet_core.pixels import to_levels, to_nchw
 
 KINDS = ("residual", "residual-bn", "plain")
@@ -68,6 +68,25 @@ def test_the_base_is_torchs_bicubic_at_any_size(
     x = picture(height, width).double()[:, :channels]
     theirs = torch.nn.functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
     torch.testing.assert_close(bicubic_base(x, scale), theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 5, 11, 40])
+def test_the_bands_of_a_base_are_the_base(scale: int, rows: int) -> None:
+    x = picture(11, 6).double()
+    bands = list(bicubic_bands(x, scale, rows))
+    assert [band.shape[2] for band in bands[:-1]] == [scale * rows] * (len(bands) - 1)
+    torch.testing.assert_close(torch.cat(bands, 2), bicubic_base(x, scale), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("scale", "unshuffle"), [(1, 1), (1, 4), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("height", [3, 8, 13])
+def test_the_bands_of_a_residual_are_the_residual(scale: int, unshuffle: int, height: int) -> None:
+    network = network_of(scale=scale, unshuffle=unshuffle)
+    x = picture(height, 7)
+    bands = list(network.residual_bands(x, 4))
+    assert [band.shape[2] for band in bands[:-1]] == [4 * scale] * (len(bands) - 1)
+    assert torch.equal(torch.cat(bands, 2), network.residual(x))
 
 
 def test_the_base_is_computed_in_float32_under_autocast() -> None:
