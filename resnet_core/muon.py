@@ -60,5 +60,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x

@@ -1,7 +1,8 @@
-"""Training steps: resray with one worker and with two, and a plain loop with all data in memory.
+"""Training steps: resray with one worker and with two, and loops with all data in memory.
 
-The plain loop has its batches degraded and in memory before it begins; resray reads patches, crops
-and degrades while it trains. Both take the steps of the same recipe, `sr-x2`.
+The loops have their batches degraded and in memory before they begin; resray reads patches, crops
+and degrades while it trains. One is plain PyTorch (`plain_training`), the other calls resray's own
+`Trainer.step`. All take the steps of the same recipe, `sr-x2`.
 """
 
 import json
@@ -22,6 +23,7 @@ import torch
 from cluster.connect import WORKER_ENVIRONMENT, ray_session
 from parts.end_to_end import photographs
 from parts.figures import Figure, median_ratio, table
+from parts.plain_training import plain_step
 from pipelines import patch_stream, training_run
 from pipelines.checkpoints import Row
 from pipelines.data_engine import quieten
@@ -42,15 +44,17 @@ INTERVALS = WARM_UP + MEASURED
 PRECISION_TURNS = 20
 MEMORY_INTERVAL = 60
 IN_MEMORY = 64
-"""Batches of the plain loop, which come again."""
+"""Batches of the loops, which come again."""
+LOOP_TURNS = 6
 
 
 def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
-    """One worker with all threads, two with half of them, and the loop, in turn."""
+    """One worker with all threads, two with half of them, and the loops, in turn."""
     recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}", f"validate_every={INTERVAL}"])
     one: list[list[Row]] = []
     two: list[list[Row]] = []
     loop: list[float] = []
+    bare: list[float] = []
     with ray_session() as resources:
         data = _prepared(folder / "photographs", 20)
         jobs = {
@@ -66,7 +70,9 @@ def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
         }
         first_step_s = _first_step_s(jobs[1], folder)
         for group in range(groups):
-            loop.append(_plain_loop(data, folder / "loop.json", threads=jobs[1].threads))
+            plain_s, bare_s = _loops(data, folder / "loops.json", threads=jobs[1].threads)
+            loop.append(plain_s)
+            bare.append(bare_s)
             for number, found in ((1, one), (2, two)):
                 output = open_store(str(folder / f"{group}-{number}"))
                 last, _ = fit(replace(jobs[number], output=output))
@@ -80,7 +86,8 @@ def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
             f"Steps of sr-x2, {groups} times {MEASURED} intervals of {INTERVAL}, validation apart",
             ("", "ms a step", "range"),
             [
-                ("a plain loop, its batches in memory", *_told(loop)),
+                ("a plain PyTorch loop, its batches in memory", *_told(loop)),
+                ("the same loop with resray's step", *_told(bare)),
                 ("resray, one worker", *_told(one_s)),
                 ("resray, two workers with half the threads", *_told(two_s)),
             ],
@@ -89,6 +96,7 @@ def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
     print(f"From the start to the first step's checkpoint: {first_step_s:.1f} s\n")
     return [
         Figure(name="train_vs_loop", value=median_ratio(loop, one_s), aim=0.95),
+        Figure(name="train_vs_bare_step", value=median_ratio(bare, one_s), aim=0.95),
         Figure(name="data_wait_share", value=median(waits), aim=0.03, at_least=False),
         Figure(name="two_workers_vs_one", value=median_ratio(one_s, two_s), aim=0.9),
         Figure(name="checkpoint_stall_share", value=median(stalls), aim=0.05, at_least=False),
@@ -222,35 +230,38 @@ def _first_step_s(job: TrainingJob, folder: Path) -> float:
     return checkpoint.stat().st_mtime - began_s
 
 
-def _plain_loop(data: PreparedData, answer: Path, *, threads: int) -> float:
-    """Median seconds of a step, in a process of its own with the environment of a worker."""
+def _loops(data: PreparedData, answer: Path, *, threads: int) -> tuple[float, float]:
+    """Median seconds of a plain step and of resray's, in a process with a worker's environment."""
     answer.write_text(json.dumps({"folder": data.store.url, "threads": threads}))
     environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-    code = "from parts.training import run_plain_loop; import sys; run_plain_loop(sys.argv[1])"
+    code = "from parts.training import run_loops; import sys; run_loops(sys.argv[1])"
     subprocess.run(  # noqa: S603
         [sys.executable, "-c", code, str(answer)],
         cwd=Path(__file__).parent.parent,
         env=environment,
         check=True,
     )
-    return json.loads(answer.read_text())["step_s"]
+    plain_s, bare_s = json.loads(answer.read_text())
+    return plain_s, bare_s
 
 
-def run_plain_loop(answer: str) -> None:
-    """The rival: what a user would write with the network, the loss and the optimiser at hand."""
+def run_loops(answer: str) -> None:
+    """Both in turn, so that what slows the machine down slows both down."""
     asked = json.loads(Path(answer).read_text())
     torch.set_num_threads(asked["threads"])
     recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}"])
     sampler = _sampler(open_prepared(open_store(asked["folder"])), recipe)
     batches = [sampler.batch(step) for step in range(IN_MEMORY)]
     trainer = Trainer(recipe)
-    seconds: list[float] = []
-    for _ in range(1 + MEASURED):
-        began_s = time.monotonic()
-        for _ in range(INTERVAL):
-            trainer.step(*batches[trainer.step_count % IN_MEMORY]).item()
-        seconds.append((time.monotonic() - began_s) / INTERVAL)
-    Path(answer).write_text(json.dumps({"step_s": median(seconds[1:])}))
+    steps = (plain_step(recipe), lambda *batch: trainer.step(*batch).item())
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(LOOP_TURNS):
+        for step, found in zip(steps, seconds, strict=True):
+            began_s = time.monotonic()
+            for batch in batches:
+                step(*batch)
+            found.append((time.monotonic() - began_s) / IN_MEMORY)
+    Path(answer).write_text(json.dumps([median(found[1:]) for found in seconds]))
 
 
 def _told(seconds: Sequence[float]) -> tuple[str, str]:
