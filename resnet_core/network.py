@@ -13,7 +13,7 @@ multiply-adds as long as widths are multiples of 16 and the activation is ReLU. 
 depthwise convolutions, layer normalisation and attention cost two to ten times what their
 multiply-adds say, and gave no more decibels for the same time. One convolution before the pixel
 shuffle saves 15 to 40 % against EDSR's tail. So the network that runs is a stack of plain 3x3
-convolutions and ReLUs.
+convolutions and ReLUs. On a CPU these convolutions finish ReLU and sum themselves (`fused_block`).
 
 Training may be wider (`expansion`): a 3x3 kernel is then the sum of a direct kernel and a 1x1
 expansion followed by a 3x3 convolution (RepVGG, arXiv:2101.03697; ECBSR, Zhang et al. 2021). Both
@@ -43,8 +43,8 @@ from resnet_core.tiling import TileRules
 Kind = Literal["residual", "residual-bn", "plain"]
 RGB_CHANNELS = 3
 BICUBIC_SUPPORT_PX = 2
-BASE_ROWS = 8
-"""Of a band of the base: matrices are mostly zeros, the more so the higher they are."""
+MATRIX_ROWS = 16
+"""Of the base, for each product: the matrices are mostly zeros, the more so the higher they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,37 +272,49 @@ def bicubic_base(x: Tensor, scale: int) -> Tensor:
         return x
     if torch.compiler.is_compiling():  # it doesn't see caches, and makes a kernel of its own
         return functional.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
-    bands = list(bicubic_bands(x, scale, BASE_ROWS if x.is_cpu else x.shape[2]))
-    return bands[0] if len(bands) == 1 else torch.cat(bands, 2)
+    (whole,) = bicubic_bands(x, scale, x.shape[2])
+    return whole
 
 
 def bicubic_bands(x: Tensor, scale: int, rows: int) -> Iterator[Tensor]:
     """`bicubic_base` in bands of so many input rows, from the top.
 
-    Along rows by a convolution, down columns by a small matrix for each band: ten times as fast as
+    Along rows by a convolution, down columns by a product with a small matrix: ten times as fast as
     torch's `interpolate`, and what comes out lies in memory as it is to.
     """
     if scale == 1:
         yield from x.split(rows, 2)
         return
     number, channels, height, width = x.shape
+    wide = _enlarged_rows(x, scale)
+    weights = dict[tuple[int, int, int], Tensor]()
+    for top in range(0, height, rows):
+        parts: list[Tensor] = []
+        end = min(top + rows, height)
+        for start in range(top, end, MATRIX_ROWS):
+            stop = min(start + MATRIX_ROWS, end)
+            first, last = max(start - BICUBIC_SUPPORT_PX, 0), min(stop + BICUBIC_SUPPORT_PX, height)
+            places = (start - first, stop - start, last - stop)
+            if places not in weights:
+                weights[places] = torch.from_numpy(_column_weights(scale, *places)).to(x)
+            with torch.autocast(x.device.type, enabled=False):
+                parts.append(torch.matmul(weights[places], wide[:, first:last]))
+        band = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        yield band.view(number, -1, scale * width, channels).permute(0, 3, 1, 2)
+
+
+def _enlarged_rows(x: Tensor, scale: int) -> Tensor:
+    """Along its rows alone: float (N, C, H, W) -> (N, H, s*W*C), channels last."""
+    number, channels, height, width = x.shape
+    kernel = torch.from_numpy(_row_kernel(scale, channels)).to(x)
     with torch.autocast(x.device.type, enabled=False):
-        kernel = torch.from_numpy(_row_kernel(scale, channels)).to(x)
         wide = functional.conv2d(x, kernel, padding=(0, BICUBIC_SUPPORT_PX))
-        wide = wide.permute(0, 2, 3, 1).reshape(number, height, scale * width, channels)
-        gains = torch.from_numpy(_edge_gains(scale, width)).to(x)[:, np.newaxis]
-        edge = min(scale * BICUBIC_SUPPORT_PX, scale * width // 2)
-        for part in (slice(edge), slice(scale * width - edge, None)):
-            wide[:, :, part] *= gains[part]
-        wide = wide.flatten(2)
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            first, last = max(top - BICUBIC_SUPPORT_PX, 0), min(bottom + BICUBIC_SUPPORT_PX, height)
-            weights = torch.from_numpy(
-                _column_weights(scale, top - first, bottom - top, last - bottom)
-            )
-            band = torch.matmul(weights.to(x), wide[:, first:last])
-            yield band.view(number, -1, scale * width, channels).permute(0, 3, 1, 2)
+    wide = wide.permute(0, 2, 3, 1).reshape(number, height, scale * width, channels)
+    gains = torch.from_numpy(_edge_gains(scale, width)).to(x)[:, np.newaxis]
+    edge = min(scale * BICUBIC_SUPPORT_PX, scale * width // 2)
+    for part in (slice(edge), slice(scale * width - edge, None)):
+        wide[:, :, part] *= gains[part]
+    return wide.flatten(2)
 
 
 def _interleave(x: Tensor, scale: int) -> Tensor:
