@@ -166,8 +166,9 @@ class FolderStore:
             return
         limit_s = time.time() - STALE_TEMPORARY_S
         for path in self.temporary.iterdir():
-            if path.lstat().st_mtime < limit_s:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run writes here too
+                if path.lstat().st_mtime < limit_s:
+                    path.unlink()
 
     def _path(self, key: str) -> Path:
         if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):

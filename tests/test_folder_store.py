@@ -146,6 +146,19 @@ def test_only_old_unfinished_writes_are_removed(tmp_path: Path) -> None:
     assert files(tmp_path) == [f"{RESERVED}/tmp/new"]
 
 
+def test_writes_of_another_run_may_end_while_the_old_ones_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, f"{RESERVED}/tmp/old", f"{RESERVED}/tmp/written")
+    long_ago_s = time.time() - 7200
+    os.utime(tmp_path / RESERVED / "tmp" / "old", (long_ago_s, long_ago_s))
+    listed = list((tmp_path / RESERVED / "tmp").iterdir())
+    (tmp_path / RESERVED / "tmp" / "written").unlink()
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listed))
+    store(tmp_path).remove_stale_temporaries()
+    assert files(tmp_path) == []
+
+
 def test_a_store_below_keeps_its_unfinished_writes_above(tmp_path: Path) -> None:
     below = store(tmp_path).below(f"{RESERVED}/sample")
     below.put("a.png", b"x")
