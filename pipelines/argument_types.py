@@ -21,7 +21,7 @@ def positive(text: str) -> int:
 
 
 def side_px(text: str) -> int:
-    """A tile's side: smaller ones would be all halo."""
+    """A tile's side: a smaller one would be lost in its halo."""
     value = positive(text)
     if value < SMALLEST_TILE_PX:
         raise argparse.ArgumentTypeError(f"expected {SMALLEST_TILE_PX} px or more, found {text}")

@@ -191,7 +191,9 @@ def evaluate_folder(
 def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, Levels]]:
     """Key and uint8 HWC pixels of each image, sorted by key; other files go to `left_out`."""
     if folder.parts[:1] == ("s3:",):
-        raise DataError("a bucket can't be measured on; expected a folder of this machine")
+        raise DataError(
+            f"s3://{'/'.join(folder.parts[1:])}: a bucket, expected a folder of this machine"
+        )
     if not folder.is_dir():
         what = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}")

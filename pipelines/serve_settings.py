@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
+from pipelines.argument_types import SMALLEST_TILE_PX
 from pipelines.catalogue import usual_weights
 from resnet_core.enhancer import EnhanceSettings, Precision
 from resnet_core.errors import ConfigError, did_you_mean
@@ -92,7 +93,7 @@ class ServeSettings:
 
 
 _LEAST = {
-    "tile_px": 1,
+    "tile_px": SMALLEST_TILE_PX,
     "batch_px": 0,
     "threads": 0,
     "max_bytes": 1,

@@ -421,7 +421,7 @@ def _places(text: str) -> tuple[Store, Store]:
     """Where runs lie beside each other, and the output of this one."""
     place, _, name = text.rstrip("/").rpartition("/")
     if not name:
-        raise ConfigError(f"--output {text}: expected a folder's name")
+        raise ConfigError(f"{text}: expected the name of a folder that may be made")
     if place.endswith(":/"):
         raise ConfigError(f"{text}: a whole bucket; give a prefix in it: {text}/runs/x2")
     beside = open_store(place or ("/" if text.startswith("/") else "."))

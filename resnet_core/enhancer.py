@@ -67,7 +67,7 @@ class Enhanced:
 
     image: Image
     change_levels: float
-    """Mean absolute difference between the two before they are clipped, in levels of 255."""
+    """Mean absolute difference between the two, in levels of 255."""
     network_s: float
     """Its share of the network's time, without what it waited for other images."""
 
@@ -258,8 +258,8 @@ class Enhancer:
     ) -> tuple[NDArray[Any], list[float]]:
         """`base + strength * residual` as levels (NHWC), and how far each image is from its base.
 
-        `x`: float32 (N, C, H, W), C = 3 or 1; `strengths`: (N,). The changes are sums of absolute
-        differences over all values, white being 1, before these are clipped.
+        `x`: float32 (N, C, H, W), C = 3 or 1, and overwritten; `strengths`: (N,). The changes are
+        sums of absolute differences over all values, 0..1 each.
         """
         number, channels, height, width = x.shape
         multiple = self._network.tile_rules.multiple_of
@@ -275,9 +275,11 @@ class Enhancer:
             if channels == 1:
                 added = added.mean(1, keepdim=True)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
-            levels.append(to_levels(torch.addcmul(base, factors, added), dtype))
-            changes += added.abs_().permute(0, 2, 3, 1).flatten(1).sum(1)
-        return np.concatenate(levels, axis=1), (changes * strengths.abs()).tolist()
+            y = torch.addcmul(base, factors, added).clamp_(0, 1)
+            levels.append(to_levels(y, dtype))
+            apart = base.clamp_(0, 1).sub_(y).abs_()
+            changes += apart.permute(0, 2, 3, 1).flatten(1).sum(1)
+        return np.concatenate(levels, axis=1), changes.tolist()
 
     def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
         return map_tiles(

@@ -6,45 +6,42 @@ https://uxlfoundation.github.io/oneDNN/dev_guide_attributes_post_ops.html. Torch
 for its compiler; they need none.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 _SAME = [1, 1]
 """Padding, stride and dilation of a 3x3 convolution that keeps the size."""
 
 
-def _find_dtypes() -> tuple[torch.dtype, ...]:
-    operators = getattr(torch.ops, "mkldnn", None)
-    names = "_convolution_pointwise", "_convolution_pointwise_"
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(operators, n) for n in names):
-        return ()
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001
-        return torch.float32, torch.bfloat16
-    return (torch.float32,)
-
-
-_DTYPES = _find_dtypes()
-"""In which this torch on this machine has the operators."""
-
-
 def can_fuse(x: Tensor) -> bool:
     """Whether `residual_block` takes such features."""
-    return x.is_cpu and x.dtype in _DTYPES and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or not x.is_cpu or not torch.backends.mkldnn.enabled:
+        return False
+    return x.dtype in _dtypes()
 
 
 def residual_block(
-    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+    x: Tensor,
+    first: Tensor,
+    first_bias: Tensor,
+    second: Tensor,
+    second_bias: Tensor,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """`x + conv(relu(conv(x)))`: float (N, C, H, W) -> the same shape and dtype.
 
-    Kernels (C, C, 3, 3) and biases (C,) may be of another dtype. Where no gradient is asked for,
-    the result takes the place of `x`.
+    Kernels (C, C, 3, 3) and biases (C,) may be of another dtype. `overwrite`: the result takes the
+    place of `x`, of which no gradient is asked for. What is no number before the ReLU is 0 behind
+    it.
     """
     parts = [part.to(x.dtype) for part in (first, first_bias, second, second_bias)]
-    if torch.is_grad_enabled():
+    if not overwrite:
         return _Trained.apply(x, *parts)  # pyright: ignore[reportReturnType]
     first, first_bias, second, second_bias = parts
     inner = _convolve_relu(x, first, first_bias)
@@ -95,3 +92,30 @@ def _backward(
         *(grad, x, kernel, [len(kernel)]),
         *(_SAME, _SAME, _SAME, False, [0, 0], 1, [to_input, True, True]),
     )
+
+
+@cache
+def _dtypes() -> frozenset[torch.dtype]:
+    """In which this torch on this machine has the operators: they are its own, and may change."""
+    return frozenset(dtype for dtype in (torch.float32, torch.bfloat16) if _is_right(dtype))
+
+
+def _is_right(dtype: torch.dtype) -> bool:
+    channels = 16
+    generator = torch.Generator().manual_seed(0)
+    x, first, second = (
+        (0.1 * torch.randn(shape, generator=generator)).to(dtype)
+        for shape in [(1, channels, 4, 4), *[(channels, channels, 3, 3)] * 2]
+    )
+    bias = torch.zeros(channels, dtype=dtype)
+    inner = functional.relu(functional.conv2d(x.float(), first.float(), padding=1))
+    expected = x.float() + functional.conv2d(inner, second.float(), padding=1)
+    try:
+        with torch.inference_mode():
+            found = [
+                residual_block(x.clone(), first, bias, second, bias, overwrite=overwrite)
+                for overwrite in (False, True)
+            ]
+    except Exception:  # noqa: BLE001  whatever is wrong with them, torch can do without
+        return False
+    return all(torch.allclose(each.float(), expected, atol=1e-2, rtol=0) for each in found)

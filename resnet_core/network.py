@@ -149,14 +149,14 @@ class Block(nn.Module):
         self.first_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
         self.second_norm = nn.BatchNorm2d(width) if normalised else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
         """Features to features: float (N, channels, H, W), of the same shape.
 
-        Where no gradient is asked for, the result may take the place of `x`.
+        `overwrite`: the result may take the place of `x`, of which no gradient is asked for.
         """
         if self.kind == "residual" and can_fuse(x):
-            first, second = self.first, self.second
-            return residual_block(x, first.kernel(), first.bias, second.kernel(), second.bias)
+            kernels = (self.first.kernel(), self.first.bias, self.second.kernel(), self.second.bias)
+            return residual_block(x, *kernels, overwrite=overwrite)
         inner = functional.relu(self.first_norm(self.first(x)), inplace=True)
         inner = self.second_norm(self.second(inner))
         # A plain stack needs an activation after every convolution, or two of them are one.
@@ -221,8 +221,13 @@ class ResidualNetwork(nn.Module):
     def residual_bands(
         self, x: Tensor, rows: int, *, num_blocks: int | None = None
     ) -> Iterator[Tensor]:
-        """`residual` in bands of so many input rows, a multiple of `unshuffle`, from the top."""
+        """`residual` in bands of so many input rows, from the top.
+
+        `rows`: a multiple of `unshuffle`, or at least the height.
+        """
         u, s = self.config.unshuffle, self.config.scale
+        if rows % u and rows < x.shape[2]:
+            raise ValueError(f"rows is {rows}, expected a multiple of {u}")
         depth = self.config.num_blocks if num_blocks is None else num_blocks
         if not 0 <= depth <= self.config.num_blocks:
             raise ConfigError(f"num_blocks is {depth}, expected 0 to {self.config.num_blocks}")
@@ -231,7 +236,7 @@ class ResidualNetwork(nn.Module):
             x = functional.pad(x, (0, -width % u, 0, -height % u), mode="replicate")
         features = self.head(functional.pixel_unshuffle(x, u) if u > 1 else x)
         for block in self.blocks[:depth]:
-            features = block(features)
+            features = block(features, overwrite=not torch.is_grad_enabled())
         # `pixel_shuffle` moves single values, at ten times the cost of `_interleave`.
         kernel, bias = (
             part.unflatten(0, (RGB_CHANNELS, -1)).transpose(0, 1).flatten(0, 1)
@@ -279,8 +284,8 @@ def bicubic_base(x: Tensor, scale: int) -> Tensor:
 def bicubic_bands(x: Tensor, scale: int, rows: int) -> Iterator[Tensor]:
     """`bicubic_base` in bands of so many input rows, from the top.
 
-    Along rows by a convolution, down columns by a product with a small matrix: ten times as fast as
-    torch's `interpolate`, and what comes out lies in memory as it is to.
+    Along rows by a convolution, down columns by a product with a small matrix, so that channels
+    come out last without being moved: 3 to 10 times as fast on CPUs as torch's `interpolate`.
     """
     if scale == 1:
         yield from x.split(rows, 2)
@@ -300,7 +305,7 @@ def bicubic_bands(x: Tensor, scale: int, rows: int) -> Iterator[Tensor]:
             with torch.autocast(x.device.type, enabled=False):
                 parts.append(torch.matmul(weights[places], wide[:, first:last]))
         band = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        yield band.view(number, -1, scale * width, channels).permute(0, 3, 1, 2)
+        yield band.reshape(number, -1, scale * width, channels).permute(0, 3, 1, 2)
 
 
 def _enlarged_rows(x: Tensor, scale: int) -> Tensor:

@@ -31,8 +31,9 @@ def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.5) -
     """The patches of a photograph that have the most texture, at several sizes.
 
     photograph: uint8 HWC RGB. Returns uint8 (N, patch_px, patch_px, 3), N >= 0: a regular grid at
-    each size of `SIZES`, of which the `keep_share` with the largest mean gradient stay. Flat sky
-    teaches nothing: a patch of it has no residual.
+    each size of `SIZES`, of which the `keep_share` with the largest mean gradient stay. From
+    `OVERLAPPED_SIZE` down the patches overlap by half. Flat sky teaches nothing: a patch of it has
+    no residual.
     """
     found: list[Levels] = []
     picture = PillowImage.fromarray(photograph)
@@ -45,7 +46,7 @@ def cut_patches(photograph: Levels, *, patch_px: int, keep_share: float = 0.5) -
             if size == 1
             else picture.resize((width, height), PillowImage.Resampling.BICUBIC)
         )
-        stride_px = patch_px // 2 if size <= OVERLAPPED_SIZE else patch_px
+        stride_px = -(-patch_px // 2) if size <= OVERLAPPED_SIZE else patch_px
         found += _grid(np.asarray(smaller), patch_px, stride_px)
     found.sort(key=mean_gradient, reverse=True)
     kept = found[: max(1, round(keep_share * len(found)))]

@@ -37,6 +37,7 @@ def test_a_value(kind: Callable[[str], object], text: str, value: object) -> Non
         (side_px, "31"),
         (seconds, "-1"),
         (seconds, "inf"),
+        (seconds, "nan"),
         (seconds, "soon"),
         (worker_range, "0..3"),
         (worker_range, "4..2"),

@@ -299,6 +299,8 @@ def test_equal_pictures_are_infinitely_good_and_still_written(
 
 def test_bad_input_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
     words = ("--weights", str(weights_file(tmp_path, "sr-x2")))
+    with pytest.raises(DataError, match="s3://bucket/set: a bucket, expected a folder"):
+        run(parse("s3://bucket/set", *words))
     with pytest.raises(DataError, match="no such folder"):
         run(parse(str(tmp_path / "missing"), *words))
     with pytest.raises(DataError, match="is a file, expected a folder"):

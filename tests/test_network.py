@@ -89,6 +89,11 @@ def test_the_bands_of_a_residual_are_the_residual(scale: int, unshuffle: int, he
     assert torch.equal(torch.cat(bands, 2), network.residual(x))
 
 
+def test_bands_that_cut_a_pixel_of_the_body_are_refused() -> None:
+    with pytest.raises(ValueError, match="rows is 3, expected a multiple of 2"):
+        next(network_of(scale=1, unshuffle=2).residual_bands(picture(8, 8), 3))
+
+
 def test_the_base_is_computed_in_float32_under_autocast() -> None:
     x = picture(8, 8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from photographs_for_tests import make_photograph
+from PIL import Image
 
 from resnet_core.chance import Use, generator
 from resnet_core.degradation import degrade
@@ -42,6 +43,16 @@ def test_patches_are_the_most_textured_of_every_size() -> None:
     assert patches.shape == (7, 64, 64, 3)
     assert patches.dtype == np.uint8
     assert min(mean_gradient(patch) for patch in patches) > mean_gradient(flat)
+
+
+def test_small_sizes_overlap_by_half() -> None:
+    photograph = make_photograph(192, 384)
+    patches = cut_patches(photograph, patch_px=48, keep_share=1.0)
+    # 4x8 and 3x6; then with 24 px between two 3x7 at a half, 1x4 at 0.35, 1x3 at a quarter.
+    assert len(patches) == 32 + 18 + 21 + 4 + 3
+    quarter = Image.fromarray(photograph).resize((96, 48), Image.Resampling.BICUBIC)
+    at_a_quarter = [np.asarray(quarter)[:, left : left + 48] for left in (0, 24, 48)]
+    assert all(any(np.array_equal(each, patch) for patch in patches) for each in at_a_quarter)
 
 
 def test_a_photograph_that_is_too_small_gives_none() -> None:

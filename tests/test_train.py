@@ -107,7 +107,7 @@ def test_workers_that_can_never_start_are_refused() -> None:
         (["sr-x2", "--set", "name=../x"], "expected a file's name without folders"),
         (["sr-x2", "--set", "input_px=100"], "targets of 200 px don't fit in patches of 192 px"),
         (["sr-x2", "--output", "gs://bucket/run"], "Google Cloud Storage speaks S3 too"),
-        (["sr-x2", "--output", "/"], "--output /: expected a folder's name"),
+        (["sr-x2", "--output", "/"], "/: expected the name of a folder that may be made"),
         (["sr-x2", "--output", "s3://bucket"], "s3://bucket: a whole bucket; give a prefix in it"),
         (["sr-x2", "--target-psnr", "nan"], "--target-psnr is nan, expected more than 0"),
         (["sr-x2"], "no such folder"),
