@@ -117,6 +117,8 @@ class _Tally:
     deviations: tuple[list[float], ...]
     guard_s: list[float] = field(default_factory=list[float])
     weights_s: list[float] = field(default_factory=list[float])
+    shapes: set[tuple[int, ...]] = field(default_factory=set[tuple[int, ...]])
+    """Of the inputs so far."""
     images: list[ImageRow] = field(default_factory=list[ImageRow])
     strips: list[CropStrip] = field(default_factory=list[CropStrip])
 
@@ -277,8 +279,8 @@ def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: b
     truth, degraded = make_pair(key, truth, condition, seed=seed)
     outputs: list[Levels] = []
     for index, method in enumerate(tally.methods):
-        if method.sha256 and not tally.images:
-            method.enhance(degraded)  # the first call of a network pays for its set-up
+        if method.sha256 and degraded.shape not in tally.shapes:
+            method.enhance(degraded)  # the first call of a network on a size pays for its set-up
         started = time.perf_counter()
         outputs.append(method.enhance(degraded))
         seconds = time.perf_counter() - started
@@ -290,6 +292,7 @@ def _measure(tally: _Tally, key: str, truth: Levels, *, seed: int, with_strip: b
         started = time.perf_counter()
         tally.deviations[index].append(method.deviation(degraded, outputs[-1]))
         tally.guard_s.append(time.perf_counter() - started)
+    tally.shapes.add(degraded.shape)
     figures = [measure(condition, output, truth) for output in outputs]
     row = ImageRow(
         key=key,
