@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 NODE_CPUS = 2
+DEADLINE_S = 120.0
 
 
 @dataclass(kw_only=True)
@@ -53,7 +55,9 @@ class TokenCluster:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(line, file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        assert answer, f"the cluster ended at {line!r}; its error output says why"
+        return int(answer)
 
 
 @contextmanager
@@ -95,9 +99,15 @@ def nodes_with(nodes: "Cluster", actor: str) -> list[str]:
 
 
 def worker_with(nodes: "Cluster", actor: str) -> Any:
-    """The oldest node that has one, but for the head."""
-    places = nodes_with(nodes, actor)
-    return next(node for node in nodes.worker_nodes if node.node_id in places)
+    """The oldest node that has one, but for the head; waits for it: the head's may be up first."""
+    end_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_s:
+        places = nodes_with(nodes, actor)
+        for node in nodes.worker_nodes:
+            if node.node_id in places:
+                return node
+        time.sleep(0.1)
+    raise TimeoutError(f"no living {actor} beyond the head within {DEADLINE_S:.0f} s: {places}")
 
 
 def drain(address: str, node_id: str) -> None:
