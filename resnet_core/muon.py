@@ -16,14 +16,20 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); steps have the size of Adam's,
     so that both can share a learning rate (Liu et al. 2025, arXiv:2502.16982, eq. 4), times
-    `relative_step`.
+    `relative_step`. `dtype`: of the products of matrices; bfloat16 is enough, as the source says.
     """
 
     def __init__(
-        self, kernels: Iterable[nn.Parameter], *, lr: float, relative_step: float = 1.0
+        self,
+        kernels: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        relative_step: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(kernels, {"lr": lr})
         self._size = 0.2 * relative_step
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -36,7 +42,8 @@ class Muon(torch.optim.Optimizer):
             for shape, kernels in alike.items():
                 steps = torch.stack([self._momentum(kernel).flatten(1) for kernel in kernels])
                 size = self._size * max(steps.shape[1:]) ** 0.5
-                for kernel, step in zip(kernels, orthogonal(steps), strict=True):
+                steps = orthogonal(steps.to(self._dtype))
+                for kernel, step in zip(kernels, steps, strict=True):
                     kernel.sub_(step.view(shape), alpha=group["lr"] * size)
 
     def _momentum(self, kernel: nn.Parameter) -> Tensor:

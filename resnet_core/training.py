@@ -180,7 +180,9 @@ class Trainer:
         self._adam = torch.optim.Adam(others, lr=rate)
         kernels = [p for name, p in named if name in self._kernels]
         share = SHARE_OF_A_PART if recipe.network.expansion else 1.0
-        self._muon = Muon(kernels, lr=rate, relative_step=share) if kernels else None
+        self._muon = (
+            Muon(kernels, lr=rate, relative_step=share, dtype=self._dtype) if kernels else None
+        )
         self.step_count = 0
         self.revived = 0
         """Features that got a new kernel (see `revival`), since this object was made."""

@@ -52,3 +52,10 @@ def test_a_step_has_the_size_of_adams(shape: tuple[int, ...]) -> None:
     Muon([kernel], lr=0.1).step()
     root_mean_square = float(kernel.detach().square().mean().sqrt())
     assert root_mean_square == pytest.approx(0.2 * 0.1, rel=0.4)
+
+
+def test_bfloat16_is_enough() -> None:
+    matrices = torch.randn(3, 16, 144, generator=torch.Generator().manual_seed(5))
+    exact = orthogonal(matrices)
+    found = orthogonal(matrices.bfloat16()).float()
+    assert float((found - exact).norm() / exact.norm()) < 0.03
