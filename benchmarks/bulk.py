@@ -29,7 +29,8 @@ def main() -> None:
     if {"end-to-end", "listing"} & set(chosen):
         with local_bucket() as bucket:
             if "end-to-end" in chosen:
-                figures += end_to_end.measure(bucket, count=40 if args.quick else 400)
+                size = end_to_end.QUICK if args.quick else end_to_end.FULL
+                figures += end_to_end.measure(bucket, size)
             if "listing" in chosen:
                 sizes = listing.QUICK if args.quick else listing.FULL
                 figures += listing.measure(bucket, sizes=sizes)

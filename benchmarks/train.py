@@ -29,7 +29,8 @@ def main() -> None:
     print(machine_name(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if "steps" in chosen:
-            figures += training.measure_steps(Path(folder), groups=1 if args.quick else 3)
+            size = training.QUICK if args.quick else training.FULL
+            figures += training.measure_steps(Path(folder), size)
         if "precision" in chosen:
             steps = 40 if args.quick else 2000
             figures += training.measure_precision(Path(folder), steps=steps)

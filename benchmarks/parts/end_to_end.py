@@ -35,8 +35,19 @@ EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 QUALITY = 93
 """Of JPEG, as resray writes it."""
 RAY_BATCH = 8
-RIVALS_TAKE = 2 * RAY_BATCH
-"""Photographs of each group that the rivals take: they need several times as long for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How many photographs."""
+
+    all: int
+    for_rivals: int
+    """Of each group: they need several times as long for each."""
+
+
+QUICK = Size(all=32, for_rivals=RAY_BATCH)
+FULL = Size(all=400, for_rivals=2 * RAY_BATCH)
 
 Pixels = NDArray[np.uint8]
 
@@ -246,12 +257,12 @@ RIVALS = {
 }
 
 
-def measure(bucket: str, *, count: int) -> list[Figure]:
+def measure(bucket: str, size: Size) -> list[Figure]:
     """Run all of them in turn on each of GROUPS parts; print the rates, and give the figures."""
     store = plain_store(bucket)
-    for number, data in enumerate(photographs(count)):
+    for number, data in enumerate(photographs(size.all)):
         index, group = divmod(number, GROUPS)
-        part = "first" if index < RIVALS_TAKE else "rest"
+        part = "first" if index < size.for_rivals else "rest"
         obstore.put(store, f"photographs-{group}/{part}/{number:04d}.jpg", data)
     rates = Rates()
     with Contestant("end_to_end", "ray") as engine, Contestant("end_to_end", "loop") as loop:
@@ -262,7 +273,7 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
             processes = {"resray": engine, "bare": bare, "ray-example": engine, "loop": loop}
             for group in range(GROUPS):
                 answers: dict[str, list[Answer]] = {name: [] for name in RIVALS}
-                whole = len(range(group, count, GROUPS))
+                whole = len(range(group, size.all, GROUPS))
                 for name in TURNS:
                     is_rival = name in {"ray-example", "loop"}
                     prefix = f"photographs-{group}" + ("/first" if is_rival else "")
@@ -273,11 +284,11 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
                         source=f"s3://{bucket}/{prefix}",
                         target=f"s3://{bucket}/{name}-{group}",
                     )
-                    asked = min(whole, RIVALS_TAKE) if is_rival else whole
+                    asked = min(whole, size.for_rivals) if is_rival else whole
                     assert answer["objects"] == asked, f"{name}: {answer['objects']} of {asked}"
                     answers[name].append(answer)
                 rates.add(answers)
-    print(rate_table(rates, count))
+    print(rate_table(rates, size))
     ours = rates.of["resray"]
     return [
         Figure(name="bulk_vs_bare", value=median_ratio(ours, rates.of["bare"]), aim=0.9),
@@ -288,7 +299,7 @@ def measure(bucket: str, *, count: int) -> list[Figure]:
     ]
 
 
-def rate_table(rates: Rates, count: int) -> str:
+def rate_table(rates: Rates, size: Size) -> str:
     ours = rates.of["resray"]
     rows = [
         (
@@ -300,8 +311,8 @@ def rate_table(rates: Rates, count: int) -> str:
         for name, found in rates.of.items()
     ]
     title = (
-        f"End to end: {count} photographs of about 512 x 512, {WEIGHTS}, in {GROUPS} groups,"
-        f" the rivals on at most {RIVALS_TAKE} of each"
+        f"End to end: {size.all} photographs of about 512 x 512, {WEIGHTS}, in {GROUPS} groups,"
+        f" the rivals on at most {size.for_rivals} of each"
     )
     return table(title, ("", "photographs/s", "range", "resray is x times"), rows)
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -36,21 +36,33 @@ from pipelines.training_run import TrainingJob, fit, measure
 from resnet_core.patches import STEPS_A_GROUP, PatchSampler
 from resnet_core.training import Trainer, TrainingRecipe
 
-INTERVAL = 10 * STEPS_A_GROUP
-"""Steps between two checkpoints: a third of those in earnest, so that their cost is seen."""
 WARM_UP, MEASURED = 1, 2
-"""Intervals. As many examples as are made ahead are used up by the end of the first ones."""
+"""Intervals. The examples that were made ahead are used up in the first ones (of FULL)."""
 INTERVALS = WARM_UP + MEASURED
 PRECISION_TURNS = 20
 MEMORY_INTERVAL = 60
-IN_MEMORY = 64
-"""Batches of the loops, which come again."""
 LOOP_TURNS = 6
 
 
-def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is done."""
+
+    groups: int
+    interval: int
+    """Steps between two checkpoints: fewer than in earnest, so that their cost is seen."""
+    in_memory: int
+    """Batches of the loops, which come again."""
+
+
+QUICK = Size(groups=1, interval=3 * STEPS_A_GROUP, in_memory=16)
+FULL = Size(groups=3, interval=10 * STEPS_A_GROUP, in_memory=64)
+
+
+def measure_steps(folder: Path, size: Size) -> list[Figure]:
     """One worker with all threads, two with half of them, and the loops, in turn."""
-    recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}", f"validate_every={INTERVAL}"])
+    interval = size.interval
+    recipe = build_recipe("sr-x2", [f"steps={INTERVALS * interval}", f"validate_every={interval}"])
     one: list[list[Row]] = []
     two: list[list[Row]] = []
     loop: list[float] = []
@@ -69,21 +81,23 @@ def measure_steps(folder: Path, *, groups: int) -> list[Figure]:
             for number in (1, 2)
         }
         first_step_s = _first_step_s(jobs[1], folder)
-        for group in range(groups):
-            plain_s, bare_s = _loops(data, folder / "loops.json", threads=jobs[1].threads)
+        for group in range(size.groups):
+            plain_s, bare_s = _loops(
+                data, folder / "loops.json", threads=jobs[1].threads, in_memory=size.in_memory
+            )
             loop.append(plain_s)
             bare.append(bare_s)
             for number, found in ((1, one), (2, two)):
                 output = open_store(str(folder / f"{group}-{number}"))
                 last, _ = fit(replace(jobs[number], output=output))
                 found.append(last.history[WARM_UP:])
-            print(f"group {group + 1} of {groups}", flush=True)
+            print(f"group {group + 1} of {size.groups}", flush=True)
     one_s, two_s = ([median(row["step_s"] for row in rows) for rows in each] for each in (one, two))
     waits = [row["data_wait_share"] for rows in one for row in rows]
     stalls = [row["checkpoint_stall_share"] for rows in one for row in rows]
     print(
         table(
-            f"Steps of sr-x2, {groups} times {MEASURED} intervals of {INTERVAL}, validation apart",
+            f"Steps of sr-x2, {size.groups} x {MEASURED} intervals of {interval}, validation apart",
             ("", "ms a step", "range"),
             [
                 ("a plain PyTorch loop, its batches in memory", *_told(loop)),
@@ -230,9 +244,12 @@ def _first_step_s(job: TrainingJob, folder: Path) -> float:
     return checkpoint.stat().st_mtime - began_s
 
 
-def _loops(data: PreparedData, answer: Path, *, threads: int) -> tuple[float, float]:
+def _loops(
+    data: PreparedData, answer: Path, *, threads: int, in_memory: int
+) -> tuple[float, float]:
     """Median seconds of a plain step and of resray's, in a process with a worker's environment."""
-    answer.write_text(json.dumps({"folder": data.store.url, "threads": threads}))
+    asked = {"folder": data.store.url, "threads": threads, "in_memory": in_memory}
+    answer.write_text(json.dumps(asked))
     environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
     code = "from parts.training import run_loops; import sys; run_loops(sys.argv[1])"
     subprocess.run(  # noqa: S603
@@ -249,9 +266,9 @@ def run_loops(answer: str) -> None:
     """Both in turn, so that what slows the machine down slows both down."""
     asked = json.loads(Path(answer).read_text())
     torch.set_num_threads(asked["threads"])
-    recipe = build_recipe("sr-x2", [f"steps={INTERVALS * INTERVAL}"])
+    recipe = build_recipe("sr-x2", [])
     sampler = _sampler(open_prepared(open_store(asked["folder"])), recipe)
-    batches = [sampler.batch(step) for step in range(IN_MEMORY)]
+    batches = [sampler.batch(step) for step in range(asked["in_memory"])]
     trainer = Trainer(recipe)
     steps = (plain_step(recipe), lambda *batch: trainer.step(*batch).item())
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -260,7 +277,7 @@ def run_loops(answer: str) -> None:
             began_s = time.monotonic()
             for batch in batches:
                 steps[which](*batch)
-            seconds[which].append((time.monotonic() - began_s) / IN_MEMORY)
+            seconds[which].append((time.monotonic() - began_s) / len(batches))
     Path(answer).write_text(json.dumps([median(found[1:]) for found in seconds]))
 
 
