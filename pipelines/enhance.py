@@ -373,11 +373,12 @@ class _Command:
         *,
         machines: int,
     ) -> int:
-        if not totals.complete:  # a limit was reached before all was counted
-            totals = replace(totals, done=0, failed_before=0)
         if totals.objects == 0:
             raise _nothing(self.args.source)
-        if summary.ok + summary.failed + totals.done + totals.failed_before == 0:
+        if not totals.complete:  # a limit was reached before all was counted
+            totals = replace(totals, done=0, failed_before=0)
+        found = summary.ok + summary.failed + totals.done + totals.failed_before
+        if found == 0 and self.args.limit is None and self.args.sample is None:
             raise DataError(
                 f"{self.args.source}: none of its {format_count(summary.skipped)} files is an"
                 f" image; expected {', '.join(FORMATS)}"

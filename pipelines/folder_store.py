@@ -122,8 +122,8 @@ class FolderStore:
         path = self._path(key)
         unfinished = self.temporary / uuid.uuid4().hex
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._check_inside(path, key)
+            path.parent.mkdir(parents=True, exist_ok=True)
             self.temporary.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(data)
             unfinished.replace(path)

@@ -19,6 +19,8 @@ from resnet_core.images.image import round_to_8_bit
 
 BYTES_PER_PIXEL = 0.45
 """Of a photograph as JPEG 4:4:4 at quality 90, generously."""
+LONGEST_SIDE_PX = 16_383
+"""Of a WebP file."""
 SMALLEST_WINDOW_PX = 60_000
 """Shown whatever the budget."""
 LARGEST_WINDOW_PX = 1_000_000
@@ -92,12 +94,12 @@ def pair_view(before: bytes, after: bytes, *, budget_bytes: int) -> PairView:
 def detail_window(image: PillowImage.Image, *, max_pixels: int) -> Box:
     """The window of at most `max_pixels`, near 3:2 or 2:3, with the most gradient in it."""
     width, height = image.size
-    if width * height <= max_pixels:
+    if width * height <= max_pixels and max(width, height) <= LONGEST_SIDE_PX:
         return Box(left=0, top=0, width=width, height=height)
     ratio = min(max(width / height, 2 / 3), 3 / 2)
     box_width = min(width, round(math.sqrt(max_pixels * ratio)))
-    box_height = min(height, max_pixels // box_width)
-    box_width = min(width, max_pixels // box_height)
+    box_height = min(height, max_pixels // box_width, LONGEST_SIDE_PX)
+    box_width = min(width, max_pixels // box_height, LONGEST_SIDE_PX)
     reduction = max(1, math.isqrt(width * height // 250_000))
     gray = np.asarray(image.convert("L").reduce(reduction), dtype=np.float64)
     found = densest_box(_gradient(gray), box_width // reduction, box_height // reduction)

@@ -346,6 +346,7 @@ class RunSummary:
 
     def add(self, row: LedgerRow) -> None:
         self.finished_bytes += row.source_bytes
+        self._costs.add(row.source_bytes, row.total_s)
         match row.status:
             case "ok":
                 self._add_ok(row)
@@ -377,7 +378,6 @@ class RunSummary:
         for name, stage in self._stages.items():
             stage.add(getattr(row, f"{name}_s"))
         self._whole_objects.add(row.total_s)
-        self._costs.add(row.source_bytes, row.total_s)
         self._sizes.add((row.source_width_px or 0) * (row.source_height_px or 0) / 1e6)
         if row.change_levels is not None:
             self._changes.add(row.change_levels)
@@ -391,18 +391,19 @@ class RunSummary:
         self._pairs.add(row)
 
     def estimate(self, whole: Whole, *, parallel: float, machines: int = 1) -> Estimate | None:
-        """What the whole would take: costs go with source bytes. None if nothing was enhanced.
+        """What the whole would take: costs go with source bytes, those of what is no image too.
 
-        `parallel`: how many objects are in work at once, on average, on so many machines.
+        `parallel`: how many objects are in work at once, on average, on so many machines. None if
+        nothing was enhanced.
         """
         if self.bytes_in == 0:
             return None
-        work_s = self._costs.seconds / self.bytes_in * whole.bytes
+        work_s = self._costs.seconds / self.finished_bytes * whole.bytes
         return Estimate(
             objects=whole.objects,
             sample_objects=self.ok,
             duration_s=work_s / parallel,
-            bytes_out=round(self.bytes_out / self.bytes_in * whole.bytes),
+            bytes_out=round(self.bytes_out / self.finished_bytes * whole.bytes),
             machine_hours=machines * work_s / parallel / 3600,
             machines=machines,
             relative_error=self._costs.relative_error(),

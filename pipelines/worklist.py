@@ -8,9 +8,12 @@ change with it: with `--format`, and for GIF, which becomes PNG. Two sources can
 first in the order of keys; the others fail with a reason that names the winner.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from pipelines.ledger import RecordedState
 from pipelines.storage import ObjectInfo
@@ -132,8 +135,15 @@ def resume(
 
 
 def sample_evenly(list_works: Callable[[], Iterable[Work]], count: int) -> Iterator[Work]:
-    """`count` works that can be done, spread evenly over the listing, which is read twice."""
+    """`count` works that can be done, one of each equal part of the listing, which is read twice.
+
+    Which one is by chance, the same each time: names in a fixed turn (`a.jpg`, `a.json`, `b.jpg`)
+    would otherwise give one kind alone.
+    """
     total = sum(1 for work in list_works() if work.problem is None)
-    chosen = {(2 * index + 1) * total // (2 * count) for index in range(count)}
+    rng = np.random.default_rng(count)
+    edges = [index * total // count for index in range(count + 1)]
+    parts = (range(*each) for each in itertools.pairwise(edges))
+    chosen = {int(rng.integers(part.start, part.stop)) for part in parts if part}
     usable = (work for work in list_works() if work.problem is None)
     return (work for index, work in enumerate(usable) if index in chosen)

@@ -329,6 +329,15 @@ def test_a_folder_without_images_is_an_error_in_one_line(
     assert "none of its 1 files is an image; expected JPEG" in error
 
 
+def test_a_limit_that_meets_no_image_is_no_error(
+    folders: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders.source.put("0.txt", b"no image")
+    assert main(folders.arguments("--limit", "1")) == 0
+    assert "0 enhanced" in capsys.readouterr().out
+    assert main(folders.arguments("--limit", "1")) == 0
+
+
 def test_a_damaged_ledger_is_named_in_one_line(
     folders: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from pipelines.page_images import EncodedView, densest_box, detail_window, pair_view
+from pipelines.page_images import (
+    LONGEST_SIDE_PX,
+    EncodedView,
+    densest_box,
+    detail_window,
+    pair_view,
+)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -114,6 +120,14 @@ def test_window_lies_inside_and_keeps_its_limit(width: int, height: int, max_pix
     assert 1 <= box.width * box.height <= max_pixels
     assert 0 <= box.left <= box.left + box.width <= width
     assert 0 <= box.top <= box.top + box.height <= height
+
+
+@pytest.mark.parametrize("size", [(1, 80_000), (80_000, 2), (70_000, 3)])
+def test_long_thin_pictures_are_shown_in_part(size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", size, "teal"))
+    view = pair_view(data, data, budget_bytes=100_000)
+    assert max(shown(view.after).size) == LONGEST_SIDE_PX
+    assert view.thumbnail is not None
 
 
 def test_densest_box_is_where_the_values_are() -> None:

@@ -350,12 +350,24 @@ def test_an_estimate_from_uneven_costs_says_how_sure_it_is() -> None:
     assert estimate.relative_error == pytest.approx(1 / 3**0.5 / 2)
 
 
-def test_nothing_enhanced_gives_no_estimate_and_two_give_no_error() -> None:
+def test_an_estimate_counts_the_bytes_of_what_is_no_image() -> None:
     summary = RunSummary()
-    summary.add(failed("a"))
-    assert summary.estimate(Whole(objects=1, bytes=1), parallel=1) is None
-    summary.add(ok("b"))
-    summary.add(ok("c"))
-    estimate = summary.estimate(Whole(objects=2, bytes=200), parallel=1)
+    for number in range(4):
+        summary.add(ok(f"{number}.jpg", size=100, seconds=1.0))
+        video = replace(failed(f"{number}.mp4"), status="skipped", source_bytes=9900)
+        summary.add(video)
+    estimate = summary.estimate(Whole(objects=200, bytes=1_000_000), parallel=1)
+    assert estimate is not None
+    assert estimate.duration_s == pytest.approx(100)
+    assert estimate.bytes_out == 100 * 300
+
+
+def test_nothing_enhanced_gives_no_estimate_and_two_give_no_error() -> None:
+    nothing, two = RunSummary(), RunSummary()
+    nothing.add(failed("a"))
+    assert nothing.estimate(Whole(objects=1, bytes=1), parallel=1) is None
+    two.add(ok("b"))
+    two.add(ok("c"))
+    estimate = two.estimate(Whole(objects=2, bytes=200), parallel=1)
     assert estimate is not None
     assert estimate.relative_error is None

@@ -162,4 +162,12 @@ def test_a_sample_is_spread_evenly(total: int, count: int) -> None:
     chosen = [int(item.key) for item in sample_evenly(lambda: works, count)]
     assert len(chosen) == min(count, total)
     gaps = [b - a for a, b in zip([-1, *chosen], [*chosen, total], strict=True)]
-    assert max(gaps) <= total // min(count, total) + 1
+    assert max(gaps) <= 2 * (total // min(count, total) + 1)
+
+
+@pytest.mark.parametrize("count", [10, 20, 50])
+def test_a_sample_of_names_in_turn_has_both_kinds(count: int) -> None:
+    works = [work(f"{number:04d}.{kind}") for number in range(500) for kind in ("jpg", "json")]
+    chosen = list(sample_evenly(lambda: works, count))
+    assert 0.2 * count < sum(item.key.endswith(".jpg") for item in chosen) < 0.8 * count
+    assert chosen == list(sample_evenly(lambda: works, count))
