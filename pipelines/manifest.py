@@ -109,7 +109,8 @@ class ManifestSource:
         root = self.store.url.removesuffix("/") + "/"
         if entry.startswith(root):
             return entry.removeprefix(root)
-        is_address = "://" in entry or (entry.startswith("/") and root.startswith("/"))
+        is_folder = root.startswith("/")
+        is_address = "://" in entry or (entry.startswith("/") and is_folder)
         if is_address:
             raise DataError(f"{self._place}: names {entry}, which isn't under {root} (--root)")
-        return entry
+        return entry.removeprefix("./") if is_folder else entry

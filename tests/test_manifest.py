@@ -69,6 +69,11 @@ def test_whole_addresses_under_the_root_are_keys(photos: FolderStore, tmp_path: 
     assert listed(source) == ["a-b.png", "a/b.png"]
 
 
+def test_names_as_find_prints_them_are_keys(photos: FolderStore, tmp_path: Path) -> None:
+    source = open_source(text(tmp_path / "list.txt", "./a/b.png", "./a-b.png"), root=photos.url)
+    assert listed(source) == ["a-b.png", "a/b.png"]
+
+
 @pytest.mark.parametrize("line", ["/elsewhere/x.png", "s3://bucket/x.png"])
 def test_an_address_elsewhere_is_named(photos: FolderStore, tmp_path: Path, line: str) -> None:
     source = open_source(text(tmp_path / "list.txt", "a-b.png", line), root=photos.url)
