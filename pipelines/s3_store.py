@@ -32,7 +32,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError, GenericError
 from obstore.store import S3Store as FastStore
 
-from pipelines.list_ahead import list_ahead
+from pipelines.list_ahead import LISTED_AT_ONCE, list_ahead
 from pipelines.s3_failures import STALL_S, DeniedError, Failure, MissingError
 from pipelines.storage import RESERVED, RETRY_FOR_S, Blob, ObjectInfo, StoreError, UserMetadata
 from resnet_core.errors import DataError
@@ -105,14 +105,26 @@ class S3Store:
             yield info
 
     def _list(self, base: str) -> Iterator[ObjectInfo]:
-        walk = self._walk if self._lists_by_folder(base) else self._flat
+        by_folder = self._lists_by_folder(base)
+        walk = self._walk if by_folder else self._flat
         while True:
             entries = self._level(base)
             first = list(itertools.islice(entries, 2))
             if len(first) != 1 or isinstance(first[0], ObjectInfo):
                 break
             base = first[0]
+        if not by_folder and self._has_small_folders(base):
+            kept = base.removeprefix(self._root).startswith(f"{RESERVED}/")
+            for info in list_ahead((base,), walk):
+                if kept or not info.key.startswith(f"{RESERVED}/"):
+                    yield info
+            return
         yield from list_ahead(itertools.chain(first, entries), walk)
+
+    def _has_small_folders(self, base: str) -> bool:
+        """Whether a request for each folder, LISTED_AT_ONCE of them, is slower than whole pages."""
+        keys = (entry["Key"].removeprefix(base) for entry in self._page(base).get("Contents", []))
+        return len({key.partition("/")[0] for key in keys if "/" in key}) > LISTED_AT_ONCE
 
     def _lists_by_folder(self, base: str) -> bool:
         """SeaweedFS sorts names within each folder, so "a/b" before "a-b", unlike S3."""

@@ -25,7 +25,7 @@ from object_store_for_tests import (
 
 from pipelines import list_ahead, s3_failures, s3_store
 from pipelines.s3_store import S3Store
-from pipelines.storage import ObjectInfo, StoreError, open_source
+from pipelines.storage import RESERVED, ObjectInfo, StoreError, open_source
 from resnet_core.errors import DataError
 
 pytestmark = pytest.mark.s3
@@ -152,6 +152,26 @@ def test_a_listing_that_is_left_leaves_no_threads(
     while threading.active_count() > before:
         assert time.monotonic() < deadline_s, "threads go on reading"
         time.sleep(0.05)
+
+
+def test_small_folders_are_not_listed_one_by_one(
+    exact: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = sorted(f"{number}/main.jpg" for number in range(60))
+    ledger = sorted(f"{RESERVED}/{number}/part" for number in range(20))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: exact.put(key, b"x"), [*wanted, *ledger]))
+    asked: list[str] = []
+    ask = S3Store._page
+
+    def counted(self: S3Store, prefix: str, **options: object) -> object:
+        asked.append(prefix)
+        return ask(self, prefix, **options)
+
+    monkeypatch.setattr(S3Store, "_page", counted)
+    assert keys(exact) == wanted
+    assert len(asked) <= 4
+    assert keys(exact, f"{RESERVED}/") == ledger
 
 
 def test_what_is_listed_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
