@@ -392,6 +392,14 @@ def test_one_frame_is_a_still_image():
     assert decode(saved(picture, "WEBP", save_all=True, lossless=True)).format == "WEBP"
 
 
+@pytest.mark.parametrize(
+    "options", [{"subfiletype": 1}, {"extratags": [(50706, 1, 4, b"\1\4\0\0", True)]}]
+)
+def test_raw_photographs_are_not_their_thumbnails(options):
+    with pytest.raises(UnsupportedImageError, match="raw photographs"):
+        decode(tiff(np.zeros((12, 16, 3), np.uint8), photometric="rgb", **options))
+
+
 def test_a_thumbnail_page_of_tiff_does_not_count():
     full, small = noise(8, 8, 3), noise(2, 2, 3)
     pages = [pillow(full), pillow(small)]

@@ -1,5 +1,6 @@
 """Laws of EXIF as a tree."""
 
+import struct
 import warnings
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 from image_files import CAMERA, ORIENTATION, SOFTWARE, photo_exif
 from PIL import Image as PillowImage
 
+from resnet_core.errors import BrokenImageError
 from resnet_core.images import exif as exif_tree
 from resnet_core.images.exif import Directory, Entry, Exif
+from resnet_core.images.tiff import open_tiff
 
 
 def block(endian: str = "<") -> bytes:
@@ -117,3 +120,26 @@ def test_damaged_blocks_are_read_or_given_up(data):
 def test_random_bytes_never_raise(data):
     exif_tree.parse(b"II*\0" + data)
     exif_tree.parse(data)
+
+
+def test_values_that_lie_over_each_other_cost_no_memory():
+    size = 100_000
+    table = b"".join(struct.pack("<HHII", tag, 7, size - 100, 8) for tag in range(1000, 3000))
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 2000) + table + bytes(size)
+    exif = exif_tree.parse(data)
+    assert exif is not None
+    assert sum(len(entry.raw) for entry in exif.root.entries.values()) <= len(data)
+
+
+def test_the_first_of_two_entries_counts():
+    table = b"".join(struct.pack("<HHIHH", 0x0112, 3, 1, value, 0) for value in (6, 3))
+    exif = parsed(b"II*\0\x08\0\0\0" + struct.pack("<H", 2) + table + bytes(4))
+    assert exif.root.entries[0x0112].raw == b"\x06\0"
+
+
+@pytest.mark.parametrize("offset", [2**32, 2**63, 2**64 - 1])
+def test_a_directory_far_beyond_the_end_is_damage(offset):
+    data = b"II+\0\x08\0\0\0" + struct.pack("<Q", offset) + bytes(100)
+    assert exif_tree.parse(data) is None
+    with pytest.raises(BrokenImageError):
+        open_tiff(data)

@@ -40,6 +40,9 @@ def test_everything_but_the_position_stays():
         b"<a " + NAMESPACE + b'><exif:GPSLatitude rdf:v="1">\n48,5N\n</exif:GPSLatitude >1</a>',
         b"<a " + NAMESPACE + b'><exif:GPSLatitude rdf:value="48,5N"/><b>1</b></a>',
         b'<a xmlns:q="http://ns.adobe.com/exif/1.0/" q:GPSLatitude="48,5N" b="1"/>',
+        b'<a other:GPSLatitude="48,5N" b="1"/>',
+        b'<a drone-dji:GpsLatitude="+48,5N" drone-dji:GpsLongtitude="48,5N" b="1"/>',
+        b'<a b="1"><drone-skydio:Latitude>48,5N</drone-skydio:Latitude></a>',
         b"<a " + NAMESPACE + b"><exif:GPSX>48,5N</exif:GPSX>1<exif:GPSX>48,5N</exif:GPSX></a>",
     ],
 )
@@ -54,7 +57,8 @@ def test_every_way_to_write_a_position_is_found(packet):
     "packet",
     [
         b"<exif:GPSLatitude>48,5N and never closed",
-        b'<a other:GPSLatitude="48,5N"/>',
+        b'<a b="1">latitude 48,5N</a>',
+        b'<a xmlns:gps="u" gps:at="48,5N" b="1"/>',
         '<a exif:GPSLatitude="48,5N"/>'.encode("utf-16"),
     ],
 )
@@ -73,4 +77,7 @@ def test_a_hostile_packet_costs_no_time():
     xmp.without_gps(b"<exif:GPSLatitude>" * 100_000)
     xmp.without_gps(b"<exif:GPSLatitude></exif:GPSLatitude>" * 100_000)
     xmp.without_gps(b" " * 1_000_000)
+    namespaces = (NAMESPACE.replace(b"exif=", b"e%d=" % each) for each in range(5000))
+    xmp.without_gps(b"<a " + b" ".join(namespaces) + b"/>")
+    xmp.without_gps(b" " + b"a" * 500_000 + b":" + b"a" * 500_000)
     assert time.perf_counter() - began < 5

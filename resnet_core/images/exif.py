@@ -86,48 +86,55 @@ class Stream:
     def directory(self, offset: int) -> tuple[Directory, int]:
         """The directory at `offset` and the offset of the next one (0: none).
 
-        Entries of unknown type or beyond the end are left out. Raises struct.error where the
-        table itself is beyond the end.
+        Entries of unknown type or beyond the end are left out, and the later of two of one tag, and
+        what together is more than there is: entries that lie over each other. Raises struct.error
+        where the table itself is beyond the end.
         """
-        return self._directory(offset, depth=0)
+        return self._directory(offset, [len(self.data)], depth=0)
 
-    def _directory(self, offset: int, depth: int) -> tuple[Directory, int]:
+    def _directory(self, offset: int, left: list[int], depth: int) -> tuple[Directory, int]:
+        """`left`: bytes that entries may take yet, of this directory and those around it."""
+        if offset > len(self.data):
+            raise struct.error("a directory beyond the end")
         count_code, entry_bytes = ("Q", 20) if self.big else ("H", 12)
         (count,) = struct.unpack_from(self.order + count_code, self.data, offset)
         at = offset + struct.calcsize(count_code)
         end = at + count * entry_bytes
+        if end > len(self.data):
+            raise struct.error("a directory beyond the end")
         (following,) = struct.unpack_from(self.order + ("Q" if self.big else "I"), self.data, end)
         entries: dict[int, Entry] = {}
         children: dict[int, Directory] = {}
         for position in range(at, end, entry_bytes):
-            tag, entry = self._entry(position)
-            if entry is None:
+            tag, entry = self._entry(position, left)
+            if entry is None or tag in entries or tag in children:
                 continue
-            child = self._child(entry, depth) if tag in _POINTERS else None
+            child = self._child(entry, left, depth) if tag in _POINTERS else None
             if child:
                 children[tag] = child
             elif tag not in _POINTERS:
                 entries[tag] = entry
         return Directory(entries=entries, children=children), following
 
-    def _entry(self, at: int) -> tuple[int, Entry | None]:
+    def _entry(self, at: int, left: list[int]) -> tuple[int, Entry | None]:
         codes, inline = ("HHQ", 8) if self.big else ("HHI", 4)
         tag, kind, count = struct.unpack_from(self.order + codes, self.data, at)
         size = (_BIG_TYPE_BYTES if self.big else _TYPE_BYTES).get(kind, 0) * count
         value_at = at + struct.calcsize(f"={codes}")
         if size > inline:
             (value_at,) = struct.unpack_from(self.order + codes[-1], self.data, value_at)
-        if not 0 < size <= len(self.data) - value_at:
+        if not 0 < size <= min(left[0], len(self.data) - value_at):
             return tag, None
+        left[0] -= size
         raw = self.data[value_at : value_at + size]
         return tag, Entry(type=kind, count=count, raw=raw, offset=value_at)
 
-    def _child(self, entry: Entry, depth: int) -> Directory | None:
+    def _child(self, entry: Entry, left: list[int], depth: int) -> Directory | None:
         offsets = entry.numbers(self.order)
         if len(offsets) != 1 or depth >= 2:
             return None
         try:
-            return self._directory(offsets[0], depth + 1)[0]
+            return self._directory(offsets[0], left, depth + 1)[0]
         except struct.error:
             return None
 

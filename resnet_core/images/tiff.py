@@ -27,7 +27,7 @@ _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 25
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES = 273, 277, 278, 279
 _PLANAR, _PREDICTOR, _COLORMAP, _TILE_WIDTH, _TILE_HEIGHT = 284, 317, 320, 322, 323
 _TILE_OFFSETS, _TILE_BYTES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 324, 325, 338, 339
-_XMP, _ICC_PROFILE = 700, 34675
+_XMP, _ICC_PROFILE, _DNG_VERSION = 700, 34675, 50706
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
@@ -56,6 +56,8 @@ def open_tiff(data: bytes) -> Opened:
     except (ValueError, struct.error) as error:
         raise BrokenImageError("TIFF is truncated: a directory lies beyond its end") from error
     tags = _Tags(page, stream.order)
+    if tags.one(_SUBFILE, 0) & 1 or _DNG_VERSION in page.entries:
+        raise UnsupportedImageError("TIFF that begins with a thumbnail, as raw photographs do")
     _check_data(tags, len(data))
     icc, xmp = page.entries.get(_ICC_PROFILE), page.entries.get(_XMP)
     return Opened(

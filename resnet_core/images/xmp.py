@@ -3,8 +3,11 @@
 import re
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[1-8]""")
-_EXIF_NAMESPACE = re.compile(rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/exif/1\.0/["']""")
-_GPS_LEFT = re.compile(rb"GPS[A-Z][a-z]")
+_POSITION = rb"[\w.-]+:(?i:gps\w*|\w*(?:latitude|longt?itude)\w*)"
+"""Names in any namespace: drones write `drone-dji:GpsLongtitude` and `drone-skydio:Latitude`."""
+_ATTRIBUTE = re.compile(rb"""\s%b\s*=\s*(?:"[^"]*"|'[^']*')""" % _POSITION)
+_ELEMENT = re.compile(rb"<(%b)(?:\s[^<>]*)?>" % _POSITION)
+_LEFT = re.compile(rb"gps[a-z:]|latitude|longt?itude", re.IGNORECASE)
 
 
 def upright(packet: bytes) -> bytes:
@@ -13,25 +16,22 @@ def upright(packet: bytes) -> bytes:
 
 
 def without_gps(packet: bytes) -> bytes | None:
-    """The same without GPS properties; None where they can't be taken out for certain.
+    """The same without positions; None where they can't be taken out for certain.
 
-    Properties are attributes or elements named GPS... in the EXIF namespace. A packet that isn't
-    UTF-8, or that still holds such a name afterwards, is given up rather than passed on.
+    They are attributes or elements named GPS..., latitude or longitude. A packet that isn't UTF-8,
+    or that still holds such a name afterwards, is given up rather than passed on.
     """
     if b"\0" in packet:
         return None
-    for prefix in {*_EXIF_NAMESPACE.findall(packet), b"exif"}:
-        name = re.escape(prefix) + rb":GPS\w*"
-        packet = re.sub(rb"""\s%b\s*=\s*(?:"[^"]*"|'[^']*')""" % name, b"", packet)
-        packet = _without_elements(packet, name)
-    return None if _GPS_LEFT.search(packet) else packet
+    packet = _without_elements(_ATTRIBUTE.sub(b"", packet))
+    return None if _LEFT.search(packet) else packet
 
 
-def _without_elements(packet: bytes, name: bytes) -> bytes:
-    """The same without elements of that name; from one that isn't closed on, as it is."""
+def _without_elements(packet: bytes) -> bytes:
+    """The same without elements of positions; from one that isn't closed on, as it is."""
     kept: list[bytes] = []
     at = 0
-    for opening in re.finditer(rb"<(%b)(?:\s[^<>]*)?>" % name, packet):
+    for opening in _ELEMENT.finditer(packet):
         if opening.start() < at:
             continue
         end = opening.end()
