@@ -134,7 +134,7 @@ class EnhanceService:
                 data = await self._read(headers, chunks, deadline)
                 record.source_bytes = len(data)
                 async with asyncio.timeout(deadline.left_s):
-                    return await self._enhance(data, wish, place, deadline, record)
+                    return await self._enhance(data, weights, wish, place, deadline, record)
         except FullError as error:
             raise retry_later("full", str(error), after_s=error.retry_after_s) from error
         except TimeoutError as error:
@@ -157,7 +157,13 @@ class EnhanceService:
             ) from error
 
     async def _enhance(
-        self, data: bytes, wish: Wish, place: Place, deadline: Deadline, record: RequestRecord
+        self,
+        data: bytes,
+        weights: ServedWeights,
+        wish: Wish,
+        place: Place,
+        deadline: Deadline,
+        record: RequestRecord,
     ) -> Answer:
         began_s = time.perf_counter()
         limits = {"max_pixels": self.settings.max_pixels, "max_bytes": self.settings.max_bytes}
@@ -169,7 +175,7 @@ class EnhanceService:
         image = await self._in_thread(lambda: decode(data, **limits))
         decoded_s = time.perf_counter()
         record.stage_s["decode"] = decoded_s - began_s
-        weights, enhanced = await self._through_network(image, wish, deadline)
+        weights, enhanced = await self._through_network(image, weights, wish, deadline)
         improved_s = time.perf_counter()
         record.weights = weights.name
         record.stage_s["network"] = enhanced.network_s
@@ -183,10 +189,9 @@ class EnhanceService:
         return Answer(encoded=encoded, weights=weights, deviation=found)
 
     async def _through_network(
-        self, image: Image, wish: Wish, deadline: Deadline
+        self, image: Image, weights: ServedWeights, wish: Wish, deadline: Deadline
     ) -> tuple[ServedWeights, Enhanced]:
-        """With the weights that are served now; once more if they are exchanged meanwhile."""
-        weights = self.catalogue().find(wish.weights)
+        """By `weights`; if their file has changed meanwhile, by those that are served now."""
         try:
             return weights, await self._by(weights, image, wish, deadline)
         except StaleWeightsError:

@@ -43,8 +43,8 @@ from resnet_core.images import Image
 
 INGRESS = "ingress"
 NETWORK = "network"
-WEIGHTS_KEPT = 8
-"""In each network replica."""
+WEIGHTS_KEPT = 32
+"""In each network replica: all that are served, and those of before an exchange."""
 GPU_BATCH_PX = 2_000_000
 CPU_BATCH_PX = 1
 ATTEMPTS = 2
@@ -198,8 +198,9 @@ class IngressReplica:
     async def _warm(self, weights: ServedWeights) -> None:
         """A replica loads them before the first request asks for them, if it can."""
         try:
-            await self._network.enhance(weights, _tiny_image(), strength=0, left_s=WARM_UP_S)
-        except (TimeoutError, NetworkUnavailableError, StaleWeightsError) as error:
+            async with asyncio.timeout(WARM_UP_S):
+                await self._network.enhance(weights, _tiny_image(), strength=0, left_s=WARM_UP_S)
+        except Exception as error:  # noqa: BLE001  the first request will tell who asked
             _log.warning("weights %s aren't warm: %s", weights.name, error)
 
     def __serve_build_asgi_app__(self) -> App:

@@ -235,6 +235,21 @@ def test_weights_that_are_exchanged_meanwhile_are_asked_for_again(
     assert desk.network.asked == [(catalogue.default.sha256, 1.0), (newer.default.sha256, 1.0)]
 
 
+@pytest.mark.parametrize("name", [None, "other"])
+def test_a_request_ends_with_the_weights_it_began_with(
+    catalogue: Catalogue, tmp_path: Path, name: str | None
+) -> None:
+    desk = Desk(catalogue, Doubler())
+
+    async def exchanged_meanwhile() -> AsyncIterator[bytes]:
+        yield PICTURE[:20]
+        desk.catalogue = load_catalogue([str(write_weights(tmp_path / "new.safetensors", seed=3))])
+        yield PICTURE[20:]
+
+    answer = asyncio.run(desk.ask(chunks=exchanged_meanwhile(), weights=name))
+    assert answer.weights == catalogue.find(name)
+
+
 def test_weights_that_stay_stale_and_a_network_that_is_gone_are_503(catalogue: Catalogue) -> None:
     async def stale(_weights: ServedWeights) -> None:
         raise StaleWeightsError

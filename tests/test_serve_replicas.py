@@ -1,5 +1,6 @@
 """The service on a real Ray Serve: what only shows between processes."""
 
+import asyncio
 import contextlib
 import re
 import urllib.request
@@ -8,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -41,13 +42,16 @@ from pipelines.serve import ENVIRONMENT
 from pipelines.serve_replicas import (
     INGRESS,
     NETWORK,
+    WEIGHTS_KEPT,
+    IngressReplica,
     NetworkReplica,
+    RemoteNetwork,
     application,
     codec_threads,
     compute_threads,
 )
 from pipelines.serve_settings import ServeSettings
-from resnet_core.weights import load_weights
+from resnet_core.weights import load_weights, packaged_weights
 
 APPLICATION = "resray"
 KEY = "a-key-of-the-tests-1"
@@ -422,6 +426,23 @@ def test_keys_are_asked_for_on_v1_alone(running_serve: int, tmp_path: Path) -> N
         assert KEY not in service.log.read_text(encoding="utf-8")
     finally:
         serve.delete(APPLICATION)
+
+
+def test_a_replica_keeps_all_weights_of_the_package_while_they_are_exchanged() -> None:
+    assert 2 * len(packaged_weights()) <= WEIGHTS_KEPT
+
+
+def test_weights_that_do_not_get_warm_end_no_replica(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def broken(*_args: Any, **_settings: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(RemoteNetwork, "enhance", broken)
+    replica = IngressReplica(ServeSettings(), cast("Any", None))
+    config = {"weights": [str(write_weights(tmp_path / "small.safetensors"))]}
+    for _ in range(2):
+        asyncio.run(replica.reconfigure(config))
 
 
 def test_threads_follow_what_a_replica_holds() -> None:
