@@ -155,6 +155,13 @@ def test_tiff_of_many_strips():
 # Formats
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(3000, 1, 1), (3000, 3, 1), (3000, 1, 3), (1, 3000, 3)])
+def test_narrow_png_comes_whole(shape, dtype):
+    pixels = noise(*shape, dtype)
+    assert np.array_equal(decode(encode(Image(pixels=pixels, format="PNG")).data).pixels, pixels)
+
+
 def test_the_source_format_is_kept_unless_another_is_asked_for():
     image = decode(photo("WEBP"))
     assert encode(image).format == "WEBP"

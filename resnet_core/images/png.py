@@ -21,7 +21,7 @@ from resnet_core.images.opened import Opened
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_MAX_METADATA_BYTES = 64 * 1024**2
+_MAX_METADATA_BYTES = 8 * 1024**2
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _LEVEL = 1
 _ADAPTIVE_FILTERS = 0xF8
@@ -117,7 +117,11 @@ def encode_png(
 ) -> bytes:
     """uint8 or uint16 HWC, 1 to 4 channels."""
     contiguous = np.ascontiguousarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    data = bytes(imagecodecs.png_encode(contiguous, level=_LEVEL, filter=_ADAPTIVE_FILTERS))
+    # Where rows are a few pixels, the byte before each is more than the encoder reckons with.
+    room = contiguous.nbytes + len(contiguous) + contiguous.nbytes // 50 + 4096
+    data = bytes(
+        imagecodecs.png_encode(contiguous, level=_LEVEL, filter=_ADAPTIVE_FILTERS, out=room)
+    )
     extra = b""
     if icc_profile:
         extra += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
