@@ -76,11 +76,13 @@ class Admission:
 
     def _retry_after_s(self) -> int:
         """How long half of what is in hand takes at the rate of the last images."""
-        if len(self._done) < 2:
+        now_s = self._clock()
+        recent = [each for each in self._done if now_s - each[0] <= LONGEST_RETRY_S]
+        if len(recent) < 2:
             return 1
-        first_s, first_pixels = self._done[0]
-        pixels = sum(done for _, done in self._done) - first_pixels
-        rate = pixels / max(self._clock() - first_s, 1e-3)
+        first_s, first_pixels = recent[0]
+        pixels = sum(done for _, done in recent) - first_pixels
+        rate = pixels / max(now_s - first_s, 1e-3)
         wait_s = self.pixels / 2 / rate if rate else LONGEST_RETRY_S
         return min(max(math.ceil(wait_s), 1), LONGEST_RETRY_S)
 

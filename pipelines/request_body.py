@@ -5,6 +5,7 @@ Limits hold while it is read: of a body that is too large no more than the limit
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -59,7 +60,13 @@ async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 async def _of_form(headers: Headers, chunks: AsyncGenerator[bytes], max_bytes: int) -> bytes:
-    parser = MultiPartParser(headers, chunks, max_files=2, max_fields=_MOST_FIELDS)
+    # Names and fields are UTF-8 to us: some charsets take minutes to decode.
+    _, given = parse_options_header(headers["content-type"])
+    boundary = given.get(b"boundary", b"").decode("latin-1")
+    if not boundary or '"' in boundary:
+        raise ProblemError("bad-request", f"the form can't be read (no boundary): {_EXPECTED}")
+    plain = Headers({"content-type": f'{_FORM}; boundary="{boundary}"'})
+    parser = MultiPartParser(plain, chunks, max_files=2, max_fields=_MOST_FIELDS)
     parser.spool_max_size = max_bytes + 1  # it is in memory soon anyway
     try:
         form = await parser.parse()

@@ -1,6 +1,7 @@
 """What is kept of each request, for the access log and metrics. Never the image, never a key."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -8,9 +9,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from resnet_core.errors import ConfigError
+
 STAGES = ("decode", "queue", "network", "encode")
 """Decode: from bytes to pixels, with the wait for a thread. Queue: all between pixels and better
 pixels but the network's own share. Network: that share. Encode: as decode."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -49,7 +54,11 @@ class RequestRecord:
         stages = {f"{name}_ms": _ms(seconds) for name, seconds in members.pop("stage_s").items()}
         stages["total_ms"] = _ms(members.pop("total_s"))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        known = {name: value for name, value in members.items() if value not in (None, 0)}
+        known = {
+            name: value
+            for name, value in members.items()
+            if value is not None and (value != 0 or name == "strength")
+        }
         return json.dumps({"time": now, **known, **stages})
 
 
@@ -59,7 +68,8 @@ Observer = Callable[[RequestRecord], None]
 def access_log(place: str) -> Observer:
     """Writes each record's line: "-" to standard error, "" nowhere, else to the end of a file.
 
-    A file is opened for each line: it may be moved away at any time.
+    A file is opened for each line: it may be moved away at any time. Raises ConfigError where it
+    can't be written; if that comes later, the log of the process tells.
     """
     match place:
         case "":
@@ -67,12 +77,25 @@ def access_log(place: str) -> Observer:
         case "-":
             return lambda record: print(record.line(), file=sys.stderr, flush=True)
         case _:
-            return lambda record: _append(Path(place), record.line())
+            try:
+                _append(Path(place), "")
+            except OSError as error:
+                raise ConfigError(
+                    f"the access log {place} can't be written: {error.strerror}"
+                ) from error
+            return lambda record: _note(Path(place), record.line())
 
 
-def _append(path: Path, line: str) -> None:
+def _note(path: Path, line: str) -> None:
+    try:
+        _append(path, line + "\n")
+    except OSError as error:
+        _log.error("the access log %s can't be written: %s", path, error.strerror)
+
+
+def _append(path: Path, text: str) -> None:
     with path.open("a", encoding="utf-8") as out:
-        out.write(line + "\n")
+        out.write(text)
 
 
 def _ms(seconds: float) -> float:

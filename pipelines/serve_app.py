@@ -94,6 +94,7 @@ def build_app(
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     _answer_problems(app)
     _add_interface(app, service, keys)
@@ -164,6 +165,7 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
             raise ProblemError("internal", problem_of(error).detail) from error
         return _image_response(answer, record)
 
+    @app.head("/v1/models", include_in_schema=False, dependencies=[Depends(check_key)])
     @app.get("/v1/models", summary="What is served", dependencies=[Depends(check_key)])
     async def models() -> JSONResponse:
         return JSONResponse(
@@ -172,6 +174,7 @@ def _add_interface(app: FastAPI, service: EnhanceService, keys: ApiKeys) -> None
 
 
 def _add_health(app: FastAPI, refused: Callable[[], str | None]) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether it answers, and what it couldn't take over")
     async def healthz() -> JSONResponse:
         reason = refused()
@@ -186,8 +189,8 @@ def _add_pages(app: FastAPI) -> None:
             render_docs(app.openapi()), headers={"X-Content-Type-Options": "nosniff"}
         )
 
-    @app.get("/assets/{name}", include_in_schema=False)
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/assets/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:
         file = page_file(request.url.path)
         if file is None:

@@ -83,8 +83,10 @@ def test_when_to_come_again_follows_the_rate_of_what_was_done() -> None:
         gate.note_done(10)
         clock.now_s += 1
     assert refused(gate) == 6, "half of what is in hand, at 100 pixels in 11 seconds"
+    clock.now_s += LONGEST_RETRY_S - 5
+    assert refused(gate) == LONGEST_RETRY_S, "nearly nothing was done of late"
     clock.now_s += 100_000
-    assert refused(gate) == LONGEST_RETRY_S
+    assert refused(gate) == 1, "what was long ago tells nothing"
 
 
 def refused(gate: Admission) -> int:

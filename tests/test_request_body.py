@@ -83,6 +83,14 @@ def test_a_body_without_an_image_is_told(body: bytes, headers: dict[str, str], t
         read(body, headers)
 
 
+@pytest.mark.parametrize("charset", ["punycode", "unicode_escape", "none-such"])
+def test_a_form_is_in_utf_8_whatever_it_says(charset: str) -> None:
+    headers = {"content-type": f"{FORM['content-type']}; charset={charset}"}
+    assert read(form_body({"image": b"1"}), headers) == b"1"
+    with pytest.raises(ProblemError, match="found `ÿ`"):
+        read(form_body({"image": b"1"}).replace(b'"image"', b'"\xff"'), headers)
+
+
 def test_other_types_of_content_are_taken_as_they_are() -> None:
     for kind in ("application/x-www-form-urlencoded", "image/png", "text/plain; charset=x"):
         assert read(b"x", {"content-type": kind}) == b"x"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.request_record import RequestRecord, access_log
+from resnet_core.errors import ConfigError
 
 
 def record() -> RequestRecord:
@@ -38,6 +39,25 @@ def test_a_log_goes_to_the_end_of_a_file_to_standard_error_or_nowhere(
         access_log(place)(record())
     assert len(file.read_text(encoding="utf-8").splitlines()) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_strength_of_none_is_told() -> None:
+    found = record()
+    found.strength = 0.0
+    assert json.loads(found.line())["strength"] == 0.0
+
+
+def test_a_log_that_can_not_be_written_is_told_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=r"the access log .* can't be written: No such file"):
+        access_log(str(tmp_path / "none" / "log"))
+    (tmp_path / "logs").mkdir()
+    observe = access_log(str(tmp_path / "logs" / "log"))
+    (tmp_path / "logs" / "log").unlink()
+    (tmp_path / "logs").rmdir()
+    observe(record())
+    assert "can't be written" in caplog.text
 
 
 def test_a_line_can_not_be_forged() -> None:

@@ -127,6 +127,17 @@ def site(catalogue: Catalogue) -> Site:
     return Site(catalogue)
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/models"])
+def test_head_has_the_headers_of_get(site: Site, path: str) -> None:
+    found, wanted = site.ask("HEAD", path), site.ask("GET", path)
+    assert found.status_code == wanted.status_code == 200
+    assert found.headers["content-type"] == wanted.headers["content-type"]
+
+
+def test_an_address_with_a_stroke_too_many_is_not_found(site: Site) -> None:
+    assert site.ask("GET", "/v1/models/").status_code == 404
+
+
 @pytest.mark.parametrize("bad", bad_inputs(), ids=lambda bad: bad.name)
 def test_every_bad_input_is_a_problem_that_says_what_was_expected(
     site: Site, bad: BadInput
