@@ -73,4 +73,6 @@ def test_earlier_parts_of_the_ledger_decide(tmp_path: Path) -> None:
 
 def test_a_sample_pays_no_heed_to_the_ledger(tmp_path: Path) -> None:
     works = [(work.key, verdict) for work, verdict in select(tmp_path, sample=3)()]
-    assert works == [("1.png", "todo"), ("3.png", "todo"), ("5.png", "todo")]
+    assert {verdict for _, verdict in works} == {"todo"}
+    parts = (("0.png", "1.png"), ("2.png", "3.png"), ("4.png", "5.png"))
+    assert all(key in part for (key, _), part in zip(works, parts, strict=True))
