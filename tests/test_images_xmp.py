@@ -22,6 +22,11 @@ def test_orientation_is_reset_as_attribute_and_as_element():
     assert xmp.upright(b"tiff:Orientation = '3'") == b"tiff:Orientation = '1'"
 
 
+def test_a_text_that_speaks_of_gps_stays():
+    packet = b'<a b="a gps of 1998"><dc:subject>GPS</dc:subject></a>'
+    assert xmp.without_gps(packet) == packet
+
+
 def test_everything_but_the_position_stays():
     found = xmp.without_gps(XMP)
     assert found
@@ -43,6 +48,12 @@ def test_everything_but_the_position_stays():
         b'<a other:GPSLatitude="48,5N" b="1"/>',
         b'<a drone-dji:GpsLatitude="+48,5N" drone-dji:GpsLongtitude="48,5N" b="1"/>',
         b'<a b="1"><drone-skydio:Latitude>48,5N</drone-skydio:Latitude></a>',
+        b'<a b="1"><gps>48,5N</gps><gpsPosition>48,5N</gpsPosition></a>',
+        b'<a gps="48,5N" b="1"/>',
+        b'<a x:gps-position="48,5N" x:my.GPS="48,5N" b="1"/>',
+        b'<a b="1"><x:gps-position/><y:last-gps>48,5N</y:last-gps></a>',
+        b'<a b="1" xmlns:gps="u" gps:at="48,5N"><gps:of>48,5N</gps:of></a>',
+        '<a \u00fcgps="48,5N" b="1"><\u00fcgps>48,5N</\u00fcgps></a>'.encode(),
         b"<a " + NAMESPACE + b"><exif:GPSX>48,5N</exif:GPSX>1<exif:GPSX>48,5N</exif:GPSX></a>",
     ],
 )
@@ -58,7 +69,9 @@ def test_every_way_to_write_a_position_is_found(packet):
     [
         b"<exif:GPSLatitude>48,5N and never closed",
         b'<a b="1">latitude 48,5N</a>',
-        b'<a xmlns:gps="u" gps:at="48,5N" b="1"/>',
+        b'<a b="1"gps="48,5N"/>',
+        b"<a gps='48,5N b=1>",
+        b"<gps><gps>1</gps>48,5N</gps>",
         '<a exif:GPSLatitude="48,5N"/>'.encode("utf-16"),
     ],
 )
@@ -80,4 +93,7 @@ def test_a_hostile_packet_costs_no_time():
     namespaces = (NAMESPACE.replace(b"exif=", b"e%d=" % each) for each in range(5000))
     xmp.without_gps(b"<a " + b" ".join(namespaces) + b"/>")
     xmp.without_gps(b" " + b"a" * 500_000 + b":" + b"a" * 500_000)
+    for name in (b"gps" * 300_000, b"a:gps" * 200_000, b"gps " * 200_000, b"\ngps" * 200_000):
+        xmp.without_gps(b"<a " + name + b"/>")
+        xmp.without_gps(b"<" + name)
     assert time.perf_counter() - began < 5

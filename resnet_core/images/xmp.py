@@ -3,11 +3,14 @@
 import re
 
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[1-8]""")
-_POSITION = rb"[\w.-]+:(?i:gps\w*|\w*(?:latitude|longt?itude)\w*)"
-"""Names in any namespace: drones write `drone-dji:GpsLongtitude` and `drone-skydio:Latitude`."""
-_ATTRIBUTE = re.compile(rb"""\s%b\s*=\s*(?:"[^"]*"|'[^']*')""" % _POSITION)
-_ELEMENT = re.compile(rb"<(%b)(?:\s[^<>]*)?>" % _POSITION)
-_LEFT = re.compile(rb"gps[a-z:]|latitude|longt?itude", re.IGNORECASE)
+_NAME = rb"""[^\s<>=/"']"""
+_POSITION = rb"(?=%b*(?i:gps|latitude|longt?itude))%b++" % (_NAME, _NAME)
+"""Names in any namespace or none: drones write `drone-dji:GpsLongtitude`, `drone-skydio:Latitude`."""
+_ATTRIBUTE = re.compile(rb"""\s%b\s*+=\s*+(?:"[^"]*"|'[^']*')""" % _POSITION)
+_ELEMENT = re.compile(rb"<(%b)(?:\s[^<>]*)?/?>" % _POSITION)
+_LEFT = re.compile(
+    rb"""</?%b|[\s"']%b\s*+=|(?i:gps[a-z:]|latitude|longt?itude)""" % (_POSITION, _POSITION)
+)
 
 
 def upright(packet: bytes) -> bytes:
@@ -18,7 +21,7 @@ def upright(packet: bytes) -> bytes:
 def without_gps(packet: bytes) -> bytes | None:
     """The same without positions; None where they can't be taken out for certain.
 
-    They are attributes or elements named GPS..., latitude or longitude. A packet that isn't UTF-8,
+    They are attributes or elements with GPS, latitude or longitude in their names. A packet that isn't UTF-8,
     or that still holds such a name afterwards, is given up rather than passed on.
     """
     if b"\0" in packet:
