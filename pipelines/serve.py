@@ -5,6 +5,7 @@ What happens to a request is in `enhance_request`, the HTTP interface in `serve_
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -173,7 +174,9 @@ def run(args: argparse.Namespace) -> int:
         settings = laid_out(settings, resources, replicas=args.replicas, is_local=is_local)
         # A cluster's environment is its own: there the keys must be too.
         settings = replace(settings, require_keys=bool(keys))
-        _serve(settings, args.host, port, names=[each.name for each in catalogue.served])
+        serve_until_signal(
+            settings, args.host, port, names=[each.name for each in catalogue.served]
+        )
     return 0
 
 
@@ -243,14 +246,14 @@ def _free_port(host: str, port: int) -> int:
         raise DataError(f"can't listen on {host}:{port}: {error}; choose another --port") from error
 
 
-def _serve(settings: ServeSettings, host: str, port: int, *, names: list[str]) -> None:
+def serve_until_signal(settings: ServeSettings, host: str, port: int, *, names: list[str]) -> None:
+    """Ends in order with SIGINT or SIGTERM; KeyboardInterrupt where that comes while it starts."""
     from ray import serve  # noqa: PLC0415
 
     from pipelines.serve_replicas import application  # noqa: PLC0415
 
-    stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
+        signal.signal(number, signal.default_int_handler)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options={"host": host, "port": port})
     try:
@@ -260,7 +263,8 @@ def _serve(settings: ServeSettings, host: str, port: int, *, names: list[str]) -
         if host not in LOOPBACK and not settings.require_keys:
             print(f"Anyone who reaches it may use it: no API keys ({VARIABLE})", flush=True)
         print("  / is a page to try it, /docs the interface; Ctrl-C ends it", flush=True)
-        stop.wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
     except RuntimeError as error:
         raise DataError(f"the service can't start: {error}") from error
     finally:

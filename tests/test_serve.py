@@ -20,7 +20,7 @@ from weights_for_tests import write_weights
 from cluster.connect import WORKER_ENVIRONMENT, Resources
 from pipelines.api_keys import VARIABLE
 from pipelines.cli import main
-from pipelines.serve import APPLICATION, build, laid_out
+from pipelines.serve import APPLICATION, build, laid_out, serve_until_signal
 from pipelines.serve_replicas import INGRESS, NETWORK
 from pipelines.serve_settings import ServeSettings
 from resnet_core.errors import ConfigError, WeightsError
@@ -173,6 +173,24 @@ def started(arguments: list[str], **environment: str) -> "subprocess.Popen[str]"
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_ends_it(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(ray.serve, "start", lambda **_: None)
+    monkeypatch.setattr(ray.serve, "run", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(ray.serve, "delete", deleted.append)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            serve_until_signal(ServeSettings(), "127.0.0.1", 8000, names=["sr-x2"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert deleted == [APPLICATION]
+    assert "Serving" not in capsys.readouterr().out
 
 
 @pytest.mark.ray

@@ -5,7 +5,7 @@ import re
 _ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[1-8]""")
 _NAME = rb"""[^\s<>=/"']"""
 _POSITION = rb"(?=%b*(?i:gps|latitude|longt?itude))%b++" % (_NAME, _NAME)
-"""Names in any namespace or none: drones write `drone-dji:GpsLongtitude`, `drone-skydio:Latitude`."""
+"""In any namespace or none: drones write `drone-dji:GpsLongtitude` and `drone-skydio:Latitude`."""
 _ATTRIBUTE = re.compile(rb"""\s%b\s*+=\s*+(?:"[^"]*"|'[^']*')""" % _POSITION)
 _ELEMENT = re.compile(rb"<(%b)(?:\s[^<>]*)?/?>" % _POSITION)
 _LEFT = re.compile(
@@ -21,8 +21,8 @@ def upright(packet: bytes) -> bytes:
 def without_gps(packet: bytes) -> bytes | None:
     """The same without positions; None where they can't be taken out for certain.
 
-    They are attributes or elements with GPS, latitude or longitude in their names. A packet that isn't UTF-8,
-    or that still holds such a name afterwards, is given up rather than passed on.
+    They are attributes or elements with GPS, latitude or longitude in their names. A packet that
+    isn't UTF-8, or that still holds such a name afterwards, is given up rather than passed on.
     """
     if b"\0" in packet:
         return None
