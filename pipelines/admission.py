@@ -3,12 +3,14 @@
 For one event loop: nothing here waits, or may be called from several threads.
 """
 
+import asyncio
 import math
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 REMEMBERED = 32
 LONGEST_RETRY_S = 60
@@ -88,11 +90,13 @@ class Admission:
 
 
 class Place:
-    """One request's place; it is counted while its `with` block lasts, whatever ends it."""
+    """One request's place; it is counted while its `with` block lasts, whatever ends it, and after
+    that while a thread works for it."""
 
     def __init__(self, admission: Admission):
         self._admission = admission
         self._pixels = 0
+        self._job: Future[Any] | None = None
 
     def __enter__(self) -> Self:
         self._admission.add(requests=1)
@@ -106,13 +110,24 @@ class Place:
     ) -> None:
         if kind is None:
             self._admission.note_done(self._pixels)
-        self._admission.add(requests=-1, pixels=-self._pixels)
+        if self._job is None or self._job.done():
+            self._leave()
+        else:
+            loop = asyncio.get_running_loop()
+            self._job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
 
     def take_pixels(self, pixels: int) -> None:
         """Count the image's pixels too. FullError."""
         self._admission.check_pixels(pixels)
         self._pixels += pixels
         self._admission.add(pixels=pixels)
+
+    def hold_for(self, job: Future[Any]) -> None:
+        """Keep the place until this job has ended too: a thread that works can't be stopped."""
+        self._job = job
+
+    def _leave(self) -> None:
+        self._admission.add(requests=-1, pixels=-self._pixels)
 
 
 class Deadline:

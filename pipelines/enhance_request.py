@@ -167,12 +167,12 @@ class EnhanceService:
     ) -> Answer:
         began_s = time.perf_counter()
         limits = {"max_pixels": self.settings.max_pixels, "max_bytes": self.settings.max_bytes}
-        header = await self._in_thread(lambda: read_header(data, **limits))
+        header = await self._in_thread(place, lambda: read_header(data, **limits))
         record.source_format, record.source_pixels = header.format, header.pixels
         # Before the network's work, not after it.
         check_quality(FORMATS[output_format(header.format, wish.format)], wish.quality)
         place.take_pixels(header.pixels)
-        image = await self._in_thread(lambda: decode(data, **limits))
+        image = await self._in_thread(place, lambda: decode(data, **limits))
         decoded_s = time.perf_counter()
         record.stage_s["decode"] = decoded_s - began_s
         weights, enhanced = await self._through_network(image, weights, wish, deadline)
@@ -181,8 +181,8 @@ class EnhanceService:
         record.stage_s["network"] = enhanced.network_s
         record.stage_s["queue"] = max(improved_s - decoded_s - enhanced.network_s, 0.0)
         settings = wish.run_settings(weights, self.settings)
-        found = await self._in_thread(lambda: guarded(image, enhanced.image, settings))
-        encoded = await self._in_thread(lambda: encode_result(enhanced.image, settings))
+        found = await self._in_thread(place, lambda: guarded(image, enhanced.image, settings))
+        encoded = await self._in_thread(place, lambda: encode_result(enhanced.image, settings))
         record.stage_s["encode"] = time.perf_counter() - improved_s
         record.output_format, record.output_bytes = encoded.format, len(encoded.data)
         record.output_pixels = enhanced.image.height * enhanced.image.width
@@ -210,5 +210,7 @@ class EnhanceService:
             weights, image, strength=wish.strength, left_s=deadline.left_s
         )
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+    async def _in_thread(self, place: Place, work: Callable[[], Result]) -> Result:
+        job = self.threads.submit(work)
+        place.hold_for(job)
+        return await asyncio.wrap_future(job)

@@ -1,6 +1,8 @@
 """Admission: bounds that hold, places that come back, a Retry-After that follows the rate."""
 
+import asyncio
 import contextlib
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given
@@ -74,6 +76,23 @@ def test_a_place_comes_back_whatever_ends_it() -> None:
         place.take_pixels(7)
         raise ZeroDivisionError
     assert (gate.requests, gate.pixels) == (0, 0)
+
+
+def test_a_place_stays_taken_while_a_thread_works_for_it() -> None:
+    async def leave_early() -> list[tuple[int, int]]:
+        gate, _ = admission()
+        job: Future[None] = Future()
+        job.set_running_or_notify_cancel()
+        with contextlib.suppress(TimeoutError), gate.enter() as place:
+            place.take_pixels(7)
+            place.hold_for(job)
+            raise TimeoutError
+        told = [(gate.requests, gate.pixels)]
+        job.set_result(None)
+        await asyncio.sleep(0)
+        return [*told, (gate.requests, gate.pixels)]
+
+    assert asyncio.run(leave_early()) == [(1, 7), (0, 0)]
 
 
 def test_when_to_come_again_follows_the_rate_of_what_was_done() -> None:

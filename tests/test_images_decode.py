@@ -432,6 +432,15 @@ def test_truncated_progressive_jpeg_is_refused():
             decode(data[:cut])
 
 
+def test_a_jpeg_of_endless_scans_is_refused():
+    data = saved(pillow(noise(40, 40, 3)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    few, many = (data[:-2] + last * count + data[-2:] for count in (80, 100))
+    assert read_header(few + last * 100).pixels == 1600  # what lies behind the end isn't decoded
+    with pytest.raises(UnsupportedImageError, match="more than 100 scans"):
+        read_header(many)
+
+
 @pytest.mark.parametrize(
     ("data", "found"),
     [
