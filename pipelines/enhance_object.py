@@ -24,8 +24,8 @@ from resnet_core.errors import (
     BrokenImageError,
     ConfigError,
     ImageTooLargeError,
+    NoImageError,
     ResrayError,
-    UnsupportedImageError,
     WeightsError,
 )
 from resnet_core.guard import Deviation, Guard, check, deviation
@@ -168,9 +168,9 @@ class Job:
 class ObjectStages:
     """The stages of one object. None raises for a bad object: what is wrong becomes its row.
 
-    Failed: anything that is named like an image, or whose name claims nothing. Skipped: files of
-    another kind (`notes.txt`), and what the listing passed over (links). A StoreError concerns the
-    run, not the object, and is raised.
+    Failed: images, those of formats that aren't read too (HEIC), and whatever is named like one, or
+    whose name claims nothing. Skipped: files of another kind (`notes.txt`), and what the listing
+    passed over (links). A StoreError concerns the run, not the object, and is raised.
     """
 
     source: Source
@@ -214,13 +214,11 @@ class ObjectStages:
             return stage()
         except StoreError:
             raise
-        except UnsupportedImageError as error:
-            is_image = naming(self.settings.format).is_image_name(work.key)
-            status = "failed" if is_image else "skipped"
-            return outcome(work, self.settings, status=status, reason=f"not an image: {error}")
         except ResrayError as error:
+            claims = naming(self.settings.format).is_image_name(work.key)
+            status = "skipped" if isinstance(error, NoImageError) and not claims else "failed"
             reason = str(error).removeprefix(f"{work.key}: ")
-            return outcome(work, self.settings, reason=reason, job=job)
+            return outcome(work, self.settings, status=status, reason=reason, job=job)
         except Exception as error:  # noqa: BLE001  one object must not end a run of millions
             first_line = str(error).strip().partition("\n")[0]
             reason = f"unexpected {type(error).__name__}: {first_line}"
@@ -231,7 +229,7 @@ class ObjectStages:
         began_s = time.perf_counter()
         blob = self.source.get(work.key)
         if not blob.data and not naming(self.settings.format).is_image_name(work.key):
-            raise UnsupportedImageError("empty")
+            raise NoImageError("not an image: empty")
         header = read_header(
             blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
         )
@@ -369,7 +367,7 @@ def _check_bytes(work: Work, settings: RunSettings) -> None:
     if work.bytes <= settings.max_bytes:
         return
     if not naming(settings.format).is_image_name(work.key):
-        raise UnsupportedImageError("by its name; too large to look into")
+        raise NoImageError("not an image: by its name; too large to look into")
     raise ImageTooLargeError(
         f"{format_bytes(work.bytes)} are over the limit of {format_bytes(settings.max_bytes)}"
         " (--max-bytes)"

@@ -207,7 +207,7 @@ def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple
         try:
             yield key, _levels(paths[key])
         except UnsupportedImageError as error:
-            left_out.append((key, f"not an image: {error}"))
+            left_out.append((key, str(error)))
         except (ImageError, OSError) as error:
             raise DataError(f"{key}: {error}; mend or remove it and run again") from error
 

@@ -2,7 +2,8 @@
 
 ResrayError
 ├── ImageError               one image can't be taken; the others go on
-│   ├── UnsupportedImageError    not an image, a format or a kind that isn't read (animation)
+│   ├── UnsupportedImageError    a format or a kind that isn't read (HEIC, an animation)
+│   │   └── NoImageError             not an image at all
 │   ├── BrokenImageError         truncated or corrupt
 │   ├── ImageTooLargeError       over --max-pixels or --max-bytes
 │   └── SuspectResultError       its result is too far from it (--guard)
@@ -24,7 +25,11 @@ class ImageError(ResrayError):
 
 
 class UnsupportedImageError(ImageError):
-    """The bytes are no image, or of a format or kind that isn't read."""
+    """The image is of a format or kind that isn't read, or none at all."""
+
+
+class NoImageError(UnsupportedImageError):
+    """The bytes are something else, or of a kind that isn't known."""
 
 
 class BrokenImageError(ImageError):

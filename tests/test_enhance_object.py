@@ -217,6 +217,8 @@ def test_a_format_that_could_not_hold_the_result_shows_in_the_name() -> None:
 
 GIF_FRAMES = [pillow(noise(4, 4, 3, seed=seed)) for seed in (1, 2)]
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
 
 def animated() -> bytes:
     out = BytesIO()
@@ -233,6 +235,9 @@ def animated() -> bytes:
         ("a.gif", animated(), "failed", "expected a still image"),
         ("name", b"hello, world", "failed", "not an image"),
         ("notes.txt", b"hello, world", "skipped", "not an image"),
+        ("notes.txt", b"BMs in the notes of a day", "skipped", "not an image"),
+        ("a.heic", HEIC, "failed", "JPEG, PNG, WEBP, TIFF, BMP, AVIF, GIF, found HEIC"),
+        ("frames", animated(), "failed", "expected a still image"),
         ("big.png", png(40, 40), "failed", "--max-pixels"),
     ],
 )

@@ -38,6 +38,7 @@ from resnet_core.errors import (
     BrokenImageError,
     ImageError,
     ImageTooLargeError,
+    NoImageError,
     UnsupportedImageError,
 )
 from resnet_core.images import FORMATS, decode, read_header
@@ -445,7 +446,6 @@ def test_a_jpeg_of_endless_scans_is_refused():
     ("data", "found"),
     [
         (b"%PDF-1.7 ...", "PDF"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "video"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"just some text", "6a 75 73 74"),
@@ -453,8 +453,22 @@ def test_a_jpeg_of_endless_scans_is_refused():
     ],
 )
 def test_what_is_no_image_is_named(data, found):
-    with pytest.raises(UnsupportedImageError, match=found):
+    with pytest.raises(NoImageError, match=found):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom", "a raw photograph"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+    ],
+)
+def test_an_image_that_is_not_read_is_named(data, found):
+    with pytest.raises(UnsupportedImageError, match=found) as raised:
+        decode(data)
+    assert raised.type is UnsupportedImageError
 
 
 def test_nothing_is_broken():

@@ -29,6 +29,7 @@ from PIL import ImageCms
 
 from resnet_core.errors import ConfigError
 from resnet_core.images import FORMATS, Image, decode, encode
+from resnet_core.images.exif import Directory, Entry, Exif, to_bytes
 
 WRITTEN = [name for name, spec in FORMATS.items() if spec.writes]
 LINE = "resray sr-x2 1f2e3d4c strength 1"
@@ -334,12 +335,15 @@ def test_metadata_moves_between_formats():
             assert b"Model 7" in found.exif
 
 
-def test_exif_over_the_limit_of_a_jpeg_segment_is_left_out():
-    exif = photo_exif()
-    exif.get_ifd(CAMERA)[0x9286] = bytes(70_000)
-    image = decode(saved(pillow(noise(8, 8, 3)), "PNG", exif=exif))
-    assert decode(encode(image).data).exif
-    assert decode(encode(image, format="jpeg").data).exif is None
+@pytest.mark.parametrize(("over", "is_kept"), [(0, True), (1, False)])
+def test_what_is_over_the_limit_of_a_jpeg_segment_is_left_out(over, is_kept):
+    text = bytes([32]) * (65_501 + over)  # the directory takes 26 bytes more
+    root = Directory(entries={0x010E: Entry(type=2, count=len(text), raw=text)})
+    block, packet = to_bytes(Exif(root=root)), b"x" * (65_504 + over)
+    image = Image(pixels=noise(8, 8, 3), format="PNG", exif=block, xmp=packet)
+    found = decode(encode(image, format="jpeg").data)
+    assert (found.exif, found.xmp) == ((block, packet) if is_kept else (None, None))
+    assert decode(encode(image).data).exif == block
 
 
 def test_the_thumbnail_of_the_image_as_it_was_is_left_out():

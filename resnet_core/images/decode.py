@@ -43,8 +43,9 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, max_bytes: int = 256 *
     Palettes, masks and fewer than 8 bits come out as 8-bit gray or RGB; 16-bit PNG and TIFF stay
     16-bit; CMYK becomes 8-bit sRGB through its profile. Safe to call from many threads.
 
-    Raises UnsupportedImageError (other content, an animation, several pages), BrokenImageError
-    (truncated, corrupt) and ImageTooLargeError, this one before any pixel is decoded.
+    Raises UnsupportedImageError (another format, an animation, several pages), NoImageError (other
+    content), BrokenImageError (truncated, corrupt) and ImageTooLargeError, this one before any
+    pixel is decoded.
     """
     _check_bytes(data, max_bytes)
     name, opened = _open(data)

@@ -34,7 +34,9 @@ from resnet_core.images.tiff import encode_tiff
 MetadataPolicy = Literal["keep", "no-gps", "strip"]
 METADATA_POLICIES: tuple[MetadataPolicy, ...] = ("keep", "no-gps", "strip")
 
-_JPEG_BLOCK_BYTES = 65_000  # EXIF or XMP in one JPEG segment, with its prefix
+# One JPEG segment's 65,533 bytes, without the prefix of each.
+_JPEG_EXIF_BYTES = 65_533 - len(b"Exif\0\0")
+_JPEG_XMP_BYTES = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +205,8 @@ def _write_with_pillow(plan: _Plan, name: str) -> bytes:
     exif, xmp = plan.exif_bytes, plan.xmp
     if name == "JPEG":
         options["subsampling"] = "4:4:4"
-        exif = exif if exif and len(exif) <= _JPEG_BLOCK_BYTES else None
-        xmp = xmp if xmp and len(xmp) <= _JPEG_BLOCK_BYTES else None
+        exif = exif if exif and len(exif) <= _JPEG_EXIF_BYTES else None
+        xmp = xmp if xmp and len(xmp) <= _JPEG_XMP_BYTES else None
     elif name == "WEBP":
         options = {"lossless": True, "quality": 0, "method": 0, "exact": True}
         if plan.quality is not None:

@@ -86,9 +86,9 @@ class Stream:
     def directory(self, offset: int) -> tuple[Directory, int]:
         """The directory at `offset` and the offset of the next one (0: none).
 
-        Entries of unknown type or beyond the end are left out, and the later of two of one tag, and
-        what together is more than there is: entries that lie over each other. Raises struct.error
-        where the table itself is beyond the end.
+        Entries of unknown type or beyond the end are left out, and the later of two of one tag.
+        Raises struct.error where the table itself is beyond the end, and ValueError where entries
+        lie over each other until they are more than all there is.
         """
         return self._directory(offset, [len(self.data)], depth=0)
 
@@ -123,9 +123,11 @@ class Stream:
         value_at = at + struct.calcsize(f"={codes}")
         if size > inline:
             (value_at,) = struct.unpack_from(self.order + codes[-1], self.data, value_at)
-        if not 0 < size <= min(left[0], len(self.data) - value_at):
+        if not 0 < size <= len(self.data) - value_at:
             return tag, None
         left[0] -= size
+        if left[0] < 0:
+            raise ValueError("entries that lie over each other")
         raw = self.data[value_at : value_at + size]
         return tag, Entry(type=kind, count=count, raw=raw, offset=value_at)
 

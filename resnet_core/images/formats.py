@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from resnet_core.errors import BrokenImageError, ConfigError, UnsupportedImageError, did_you_mean
+from resnet_core.errors import (
+    BrokenImageError,
+    ConfigError,
+    NoImageError,
+    UnsupportedImageError,
+    did_you_mean,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,41 +112,53 @@ _STARTS = {
     "BMP": (b"BM",),
 }
 
-# The start of files that people do put among photographs, to name them in the error.
-_UNREAD = (
-    (b"%PDF", "PDF"),
+# The start of other files that people have among photographs, to name them in the error.
+_UNREAD_IMAGES = (
     (b"8BPS", "a Photoshop document"),
     (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"FUJIFILMCCD-RAW", "a raw photograph"),
+    (b"IIU\0", "a raw photograph"),
+    (b"IIRO", "a raw photograph"),
+)
+_NO_IMAGES = (
+    (b"%PDF", "PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"<svg", "SVG"),
     (b"<?xml", "XML"),
     (b"<!DOCTYPE html", "HTML"),
     (b"<html", "HTML"),
     (b"\x1f\x8b", "gzip"),
-    (b"v/1\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
 )
 
 
 def sniff(data: bytes) -> str:
     """The format's name, a key of `FORMATS`, from the first bytes alone.
 
-    Raises UnsupportedImageError for anything else, and BrokenImageError where there is nothing.
+    Raises UnsupportedImageError for images of other formats, NoImageError for anything else, and
+    BrokenImageError where there is nothing.
     """
     if not data:
         raise BrokenImageError("empty: no bytes")
     for name, starts in _STARTS.items():
-        if data.startswith(starts):
+        if data.startswith(starts) and (name != "BMP" or _is_bmp(data)):
             return name
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp" and _is_avif(data):
         return "AVIF"
-    raise UnsupportedImageError(
-        f"expected one of {', '.join(FORMATS)}, found {_describe_unread(data)}"
-    )
+    expected = f"expected one of {', '.join(FORMATS)}"
+    if image := _unread_image(data):
+        raise UnsupportedImageError(f"{expected}, found {image}")
+    raise NoImageError(f"not an image: {expected}, found {_describe(data)}")
+
+
+def _is_bmp(data: bytes) -> bool:
+    """Text may begin with BM too, but not with a zero among its first bytes."""
+    return b"\0" in data[:18]
 
 
 def _brands(data: bytes) -> list[bytes]:
@@ -153,14 +171,20 @@ def _is_avif(data: bytes) -> bool:
     return b"avif" in brands or b"avis" in brands
 
 
-def _describe_unread(data: bytes) -> str:
+def _unread_image(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
-        heif = any(brand[:3] in (b"hei", b"hev", b"mif") for brand in _brands(data))
-        return "HEIC" if heif else "a video or another ISO media file"
-    for start, name in _UNREAD:
-        if data.startswith(start):
-            return name
-    return f"bytes that begin with {data[:8].hex(' ')}"
+        brands = _brands(data)
+        if b"crx " in brands:
+            return "a raw photograph"
+        return "HEIC" if any(brand[:3] in (b"hei", b"hev", b"mif") for brand in brands) else None
+    return next((name for start, name in _UNREAD_IMAGES if data.startswith(start)), None)
+
+
+def _describe(data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return "a video or another ISO media file"
+    named = (name for start, name in _NO_IMAGES if data.startswith(start))
+    return next(named, f"bytes that begin with {data[:8].hex(' ')}")
 
 
 def output_format(source_format: str, requested: str | None) -> str:

@@ -53,7 +53,7 @@ def open_tiff(data: bytes) -> Opened:
         stream = Stream.open(data)
         page, following = stream.directory(stream.first)
         pages = 1 + _count_more_pages(stream, following)
-    except (ValueError, struct.error) as error:
+    except struct.error as error:
         raise BrokenImageError("TIFF is truncated: a directory lies beyond its end") from error
     tags = _Tags(page, stream.order)
     if tags.one(_SUBFILE, 0) & 1 or _DNG_VERSION in page.entries:
