@@ -23,6 +23,7 @@ from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
 from resnet_core.errors import (
     BrokenImageError,
     ConfigError,
+    DataError,
     ImageTooLargeError,
     NoImageError,
     ResrayError,
@@ -274,6 +275,14 @@ class ObjectStages:
             network_s=better.network_s,
         )
 
+    def _check_is_free(self, out_key: str) -> None:
+        """DataError where the listing couldn't foresee the name, and another object has it."""
+        try:
+            self.source.get(out_key)
+        except DataError:
+            return
+        raise DataError(f"the result's name {out_key} is that of another: rename one of them")
+
     def _write(self, job: Job) -> LedgerRow:
         settings, result = self.settings, job.content
         began_s = time.perf_counter()
@@ -281,6 +290,8 @@ class ObjectStages:
         size = job.source if is_file else result
         encoded = result if is_file else encode_result(result, job.settings)
         out_key = result_key(job.work, job.source.format, encoded, settings)
+        if out_key not in (job.work.key, job.work.changed_key):
+            self._check_is_free(out_key)
         encoded_s = time.perf_counter()
         self.target.put(
             out_key,

@@ -207,6 +207,14 @@ def test_the_name_follows_the_format_only_where_it_changes(
     assert reopened(written[out_key]).format == written_format
 
 
+def test_a_name_that_lies_never_takes_that_of_another() -> None:
+    gif, other = saved(pillow(noise(4, 4, 3)), "GIF"), png(4, 4)
+    found = stages({"a.jpg": gif, "a.jpg.png": other})
+    row = found.whole(work_of("a.jpg"), DOUBLER, PixelBudget(1000))
+    assert row.status == "failed"
+    assert row.reason == "the result's name a.jpg.png is that of another: rename one of them"
+
+
 def test_a_format_that_could_not_hold_the_result_shows_in_the_name() -> None:
     work = Work(key="a.jpg", bytes=1, etag="1", changed_key="a.jpg")
     encoded = Encoded(data=b"", format="PNG", extension=".png", media_type="image/png")
