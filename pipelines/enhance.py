@@ -392,6 +392,7 @@ class _Command:
             work_s=clock.work_s,
             done_before=totals.done,
             failed_before=totals.failed_before,
+            not_reached=totals.todo - summary.objects if totals.complete else 0,
             estimate=estimate,
         ):
             print(line)
@@ -462,6 +463,7 @@ def closing_lines(
     work_s: float,
     done_before: int,
     failed_before: int,
+    not_reached: int = 0,
     estimate: Estimate | None,
 ) -> Iterator[str]:
     """What is said at the end. `work_s` leaves out what Ray and the network took to start."""
@@ -487,6 +489,11 @@ def closing_lines(
         yield f"  and {more} more, with their reasons in {LEDGER_PREFIX}"
     if failed_before:
         yield f"{format_count(failed_before)} failed before: --retry-failed takes them up again"
+    if not_reached > 0:
+        yield (
+            f"{format_count(not_reached)} more are there, as the source has changed meanwhile:"
+            " the same command takes them up"
+        )
     if estimate is not None:
         error = estimate.relative_error
         margin = f" (give or take {error:.0%})" if error is not None else ""

@@ -492,11 +492,18 @@ def test_closing_lines_tell_counts_failures_and_what_to_do() -> None:
         )
     lines = list(
         closing_lines(
-            summary, duration_s=2.0, work_s=1.0, done_before=1200, failed_before=3, estimate=None
+            summary,
+            duration_s=2.0,
+            work_s=1.0,
+            done_before=1200,
+            failed_before=3,
+            not_reached=2,
+            estimate=None,
         )
     )
     assert lines[0] == "0 enhanced, 25 failed, 1,200 done before in 2.0 s"
     assert lines[1] == r"  failed: '0\n.png': broken"
-    assert lines[-2] == "  and 5 more, with their reasons in _resray/ledger/"
-    assert lines[-1].startswith("3 failed before: --retry-failed")
+    assert lines[-3] == "  and 5 more, with their reasons in _resray/ledger/"
+    assert lines[-2].startswith("3 failed before: --retry-failed")
+    assert lines[-1].startswith("2 more are there, as the source has changed meanwhile")
     assert shown_key("plain name.png") == "plain name.png"
