@@ -12,6 +12,9 @@ READERS = ("iter_threaded", "StreamingExecutor")
 
 READERS_END_S = 10.0
 
+TERMINAL = "console"
+"""The name of the handler of Ray Data's logger that writes there."""
+
 T = TypeVar("T")
 
 
@@ -28,7 +31,7 @@ def data_context() -> DataContext:
 def quieten() -> None:
     """Ray Data writes its plan and each error's trace to the terminal; files keep them."""
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if handler.name == TERMINAL:
             handler.setLevel(logging.CRITICAL)
 
 

@@ -149,7 +149,8 @@ class Problem:
             "detail": self.detail,
             "instance": f"urn:request:{request_id}",
         }
-        return json.dumps(members, ensure_ascii=False).encode("utf-8")
+        text = json.dumps(members, ensure_ascii=False)
+        return text.encode("utf-8", errors="backslashreplace")  # as JSON escapes them too
 
 
 class ProblemError(Exception):

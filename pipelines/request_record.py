@@ -83,14 +83,25 @@ def access_log(place: str) -> Observer:
                 raise ConfigError(
                     f"the access log {place} can't be written: {error.strerror}"
                 ) from error
-            return lambda record: _note(Path(place), record.line())
+            return _LogFile(Path(place))
 
 
-def _note(path: Path, line: str) -> None:
-    try:
-        _append(path, line + "\n")
-    except OSError as error:
-        _log.error("the access log %s can't be written: %s", path, error.strerror)
+class _LogFile:
+    """Tells of the first line of those in a row that can't be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_told = False
+
+    def __call__(self, record: RequestRecord) -> None:
+        try:
+            _append(self._path, record.line() + "\n")
+        except OSError as error:
+            if not self._is_told:
+                _log.error("the access log %s can't be written: %s", self._path, error.strerror)
+            self._is_told = True
+        else:
+            self._is_told = False
 
 
 def _append(path: Path, text: str) -> None:

@@ -175,39 +175,46 @@ class IngressReplica:
         self._network = RemoteNetwork(network)
         self._keys = load_keys(settings.keys_file, required=settings.require_keys)
         self._catalogue: Catalogue | None = None
-        self._refused: str | None = None
+        self.refused: str | None = None
+        """Why the newest configuration isn't the one that is served."""
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Serve other weights from now on.
 
-        A first configuration that can't be read is a ResrayError. A later one is refused: an error
-        here would end all replicas, so the weights before go on, and /healthz tells.
+        A first configuration that can't be read is a ResrayError. A later one, or one that no
+        replica of the network can load, is refused: an error here would end all replicas, so the
+        weights before go on, and /healthz tells.
         """
         try:
             catalogue = await asyncio.to_thread(load_catalogue, locations_of(user_config))
+            if self._settings.min_replicas:
+                await asyncio.gather(*(self._warm(each) for each in catalogue.served))
         except ResrayError as error:
             if self._catalogue is None:
                 raise
             _log.error("the new configuration is refused: %s", error)
-            self._refused = str(error)
+            self.refused = str(error)
             return
-        if self._settings.min_replicas:
-            await asyncio.gather(*(self._warm(each) for each in catalogue.served))
-        self._catalogue, self._refused = catalogue, None
+        self._catalogue, self.refused = catalogue, None
 
     async def _warm(self, weights: ServedWeights) -> None:
-        """A replica loads them before the first request asks for them, if it can."""
+        """A replica loads them before the first request asks for them. WeightsError if it can't,
+        but for the first configuration, where there is nothing else to serve."""
         try:
             async with asyncio.timeout(WARM_UP_S):
                 await self._network.enhance(weights, _tiny_image(), strength=0, left_s=WARM_UP_S)
-        except Exception as error:  # noqa: BLE001  the first request will tell who asked
-            _log.warning("weights %s aren't warm: %s", weights.name, error)
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            told = f"the network can't load the weights {weights.name!r}: {reason}"
+            if self._catalogue is not None:
+                raise WeightsError(told) from error
+            _log.warning("%s", told)
 
     def __serve_build_asgi_app__(self) -> App:
         metrics, settings = IngressMetrics(), self._settings
         service = EnhanceService(
             settings=settings,
-            catalogue=self._served,
+            catalogue=lambda: self.served,
             network=self._network,
             admission=Admission(
                 max_requests=settings.max_requests,
@@ -218,10 +225,12 @@ class IngressReplica:
         )
         observers = (metrics.observe, access_log(settings.access_log))
         return build_app(
-            service, keys=self._keys, observers=observers, refused=lambda: self._refused
+            service, keys=self._keys, observers=observers, refused=lambda: self.refused
         )
 
-    def _served(self) -> Catalogue:
+    @property
+    def served(self) -> Catalogue:
+        """What is served now."""
         assert self._catalogue is not None, "Serve configures a replica before it gets requests"
         return self._catalogue
 

@@ -432,17 +432,22 @@ def test_a_replica_keeps_all_weights_of_the_package_while_they_are_exchanged() -
     assert 2 * len(packaged_weights()) <= WEIGHTS_KEPT
 
 
-def test_weights_that_do_not_get_warm_end_no_replica(
+def test_weights_that_do_not_get_warm_end_no_replica_and_exchange_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def broken(*_args: Any, **_settings: Any) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(RemoteNetwork, "enhance", broken)
     replica = IngressReplica(ServeSettings(), cast("Any", None))
-    config = {"weights": [str(write_weights(tmp_path / "small.safetensors"))]}
-    for _ in range(2):
-        asyncio.run(replica.reconfigure(config))
+    first, second = (
+        {"weights": [str(write_weights(tmp_path / f"{name}.safetensors"))]} for name in ("a", "b")
+    )
+    monkeypatch.setattr(RemoteNetwork, "enhance", broken)
+    asyncio.run(replica.reconfigure(first))
+    assert replica.refused is None
+    asyncio.run(replica.reconfigure(second))
+    assert replica.refused == "the network can't load the weights 'b': CUDA out of memory"
+    assert replica.served.default.name == "a"
 
 
 def test_threads_follow_what_a_replica_holds() -> None:
