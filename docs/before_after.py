@@ -3,6 +3,7 @@
 .venv/bin/python docs/before_after.py
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def sheet(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     rows = [
         row(decode((ROOT / "examples" / name).read_bytes()).pixels, corner)
         for name, corner in SHOWN

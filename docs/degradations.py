@@ -3,6 +3,7 @@
 .venv/bin/python docs/degradations.py
 """
 
+import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -167,6 +168,7 @@ def sheet(photograph: Levels) -> Image.Image:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     photograph = decode((ROOT / "examples" / PHOTOGRAPH).read_bytes()).pixels
     path = ROOT / "docs" / "degradations.png"
     sheet(photograph).save(path, optimize=True)
