@@ -14,13 +14,13 @@ from io import BytesIO
 
 from PIL.AvifImagePlugin import AvifImageFile
 
-from resnet_core.errors import BrokenImageError, ImageTooLargeError, UnsupportedImageError
+from resnet_core.errors import BrokenImageError, ImageTooLargeError
 from resnet_core.images import exif as exif_tree
+from resnet_core.images.colour_space import ColourSpace
 from resnet_core.images.opened import Opened, pillow_samples
 
 _DECODER_PIXELS = 16_384**2
 _DECODER_SIDE_PX = 32_768
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def open_avif(data: bytes) -> Opened:
             f"{width} x {height} pixels are over the AVIF decoder's limit "
             f"of {_DECODER_PIXELS / 1e6:.0f} megapixels and {_DECODER_SIDE_PX} a side"
         )
-    _refuse_hdr(data, meta)
+    colours = _colour_space(data, meta)
     exif, visible = _take_exif(data, meta)
     image = AvifImageFile(BytesIO(visible))
     frames = int(getattr(image, "n_frames", 1))
@@ -48,7 +48,7 @@ def open_avif(data: bytes) -> Opened:
         height=max(height, image.height),
         samples=lambda: pillow_samples(image),
         several=f"{frames} frames" if frames > 1 else "",
-        icc_profile=image.info.get("icc_profile"),
+        icc_profile=image.info.get("icc_profile") or colours.profile(),
         exif=_with_orientation(exif, image.info.get("exif")),
         xmp=image.info.get("xmp"),
         lossless=False,
@@ -102,14 +102,12 @@ def _largest_size(data: bytes, meta: _Box | None) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
-def _refuse_hdr(data: bytes, meta: _Box | None) -> None:
+def _colour_space(data: bytes, meta: _Box | None) -> ColourSpace:
+    """As the first codes in the boxes have it."""
     for box in _properties(data, meta):
         if box.kind == b"colr" and data[box.start : box.start + 4] == b"nclx":
-            (transfer,) = struct.unpack_from(">H", data, box.start + 6)
-            if transfer in _HDR_TRANSFERS:
-                raise UnsupportedImageError(
-                    f"AVIF with high dynamic range ({_HDR_TRANSFERS[transfer]}) isn't read"
-                )
+            return ColourSpace.of_codes(*struct.unpack_from(">HH", data, box.start + 4))
+    return ColourSpace()
 
 
 def _take_exif(data: bytes, meta: _Box | None) -> tuple[bytes | None, bytes]:

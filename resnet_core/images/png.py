@@ -16,12 +16,16 @@ import imagecodecs
 import numpy as np
 
 from resnet_core.errors import BrokenImageError
+from resnet_core.images.colour_space import SRGB, SRGB_CURVE, ColourSpace
 from resnet_core.images.image import Pixels
 from resnet_core.images.opened import Opened
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _MAX_METADATA_BYTES = 8 * 1024**2
+_COLOUR = 2  # in the header's colour type
+_SRGB_GAMMA, _GAMMA_TOLERANCE = 45_455, 1_000
+_CHROMATICITY_TOLERANCE = 0.002
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _LEVEL = 1
 _ADAPTIVE_FILTERS = 0xF8
@@ -43,7 +47,7 @@ def open_png(data: bytes) -> Opened:
         height=height,
         samples=lambda: _decode(chunks),
         several="" if frames == 1 else f"{frames} frames",
-        icc_profile=_icc_profile(first.get(b"iCCP")),
+        icc_profile=_icc_profile(first, gray=not header[9] & _COLOUR),
         exif=first.get(b"eXIf") or _text_exif(chunks),
         xmp=_xmp(chunks),
     )
@@ -86,8 +90,31 @@ def _inflate(data: bytes) -> bytes:
     return out
 
 
-def _icc_profile(body: bytes | None) -> bytes | None:
-    return _inflate(body.partition(b"\0")[2][1:]) if body else None
+def _icc_profile(first: dict[bytes, bytes], *, gray: bool) -> bytes | None:
+    """The file's, or one of what its other chunks say, in the specification's order (4.3)."""
+    if codes := first.get(b"cICP"):
+        return ColourSpace.of_codes(codes[0], codes[1]).profile(gray=gray)
+    if body := first.get(b"iCCP"):
+        return _inflate(body.partition(b"\0")[2][1:])
+    return None if b"sRGB" in first else _by_chromaticities(first, gray=gray)
+
+
+def _by_chromaticities(first: dict[bytes, bytes], *, gray: bool) -> bytes | None:
+    """None too where the values make no sense, as other readers do."""
+    chromaticities, curve = SRGB, SRGB_CURVE
+    if body := first.get(b"cHRM"):
+        numbers = [number / 100_000 for number in struct.unpack(">8I", body)]
+        found = (*numbers[2:], *numbers[:2])
+        if not np.allclose(found, SRGB, atol=_CHROMATICITY_TOLERANCE):
+            chromaticities = found
+    if body := first.get(b"gAMA"):
+        (gamma,) = struct.unpack(">I", body)
+        if abs(gamma - _SRGB_GAMMA) > _GAMMA_TOLERANCE:
+            curve = (100_000 / max(gamma, 1),)
+    try:
+        return ColourSpace(chromaticities=chromaticities, curve=curve).profile(gray=gray)
+    except ValueError:
+        return None
 
 
 def _xmp(chunks: list[tuple[bytes, bytes]]) -> bytes | None:
