@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.auto import NO_WEIGHTS, Candidate, choose
 from pipelines.ledger import LedgerRow, Status
 from pipelines.quantities import format_bytes
-from pipelines.storage import Blob, Source, Store, StoreError
+from pipelines.storage import Blob, Source, Store, StoreError, UserMetadata
 from pipelines.worklist import Naming, Work
 from resnet_core.cpu_threads import CpuThreads
 from resnet_core.enhancer import Enhanced, Enhancer, EnhanceSettings
@@ -152,7 +152,8 @@ class Job:
     etag: str
     bytes: int
     """Of what was read."""
-    user_metadata: tuple[tuple[str, str], ...]
+    user_metadata: UserMetadata
+    headers: UserMetadata
     get_s: float
     decode_s: float
     """Looking at it too, with `auto`."""
@@ -256,6 +257,7 @@ class ObjectStages:
             etag=read.blob.etag,
             bytes=len(read.blob.data),
             user_metadata=read.blob.user_metadata,
+            headers=read.blob.headers,
             get_s=read.get_s,
             decode_s=decode_s,
             settings=settings,
@@ -298,6 +300,7 @@ class ObjectStages:
             encoded.data,
             content_type=encoded.media_type,
             user_metadata=job.user_metadata,
+            headers=job.headers,
         )
         found = job.deviation
         suspicion = found.told if found is not None and found.is_suspect else None

@@ -116,9 +116,10 @@ class FolderStore:
         *,
         content_type: str | None = None,
         user_metadata: UserMetadata = (),
+        headers: UserMetadata = (),
     ) -> None:
-        """Write a file beside, then put it in place. A folder keeps no type and no metadata."""
-        del content_type, user_metadata
+        """Write a file beside, then put it in place. A folder keeps no type, metadata or headers."""
+        del content_type, user_metadata, headers
         path = self._path(key)
         unfinished = self.temporary / uuid.uuid4().hex
         try:

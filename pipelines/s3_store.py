@@ -61,6 +61,9 @@ _HEADERS = (
     "Storage-Class",
 )
 """What obstore keeps among the user's metadata though it is none."""
+KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Language")
+"""Those that a result has from its source."""
+_BOTO_NAMES = {name: name.replace("-", "") for name in ("Content-Type", *KEPT_HEADERS)}
 
 _T = TypeVar("_T")
 _Client = Any
@@ -236,21 +239,22 @@ class S3Store:
         *,
         content_type: str | None = None,
         user_metadata: UserMetadata = (),
+        headers: UserMetadata = (),
     ) -> None:
         """Write one object with its type, metadata and, where the store takes one, a checksum."""
         full = self._full(key)
         metadata = {name: _ascii(value) for name, value in user_metadata}
-        headers = {} if content_type is None else {"Content-Type": content_type}
+        typed = () if content_type is None else (("Content-Type", content_type),)
         is_plain = not _ODD_KEY.search(full) and _is_free_of_headers(metadata)
 
         def write(clients: _Clients) -> None:
             if is_plain and len(data) <= LARGE_BYTES:
-                attributes = {**headers, **metadata}
+                attributes = {**dict(typed), **dict(headers), **metadata}
                 obstore.put(clients.fast, full, data, use_multipart=False, attributes=attributes)
                 return
-            typed = {} if content_type is None else {"ContentType": content_type}
+            named = {_BOTO_NAMES[name]: value for name, value in (*typed, *headers)}
             clients.careful.put_object(
-                Bucket=self.bucket, Key=full, Body=data, Metadata=metadata, **typed
+                Bucket=self.bucket, Key=full, Body=data, Metadata=metadata, **named
             )
 
         self._tried(write, f"{self.url_of(key)}: can't be written")
@@ -417,6 +421,7 @@ def _read_fast(client: FastStore, full: str) -> Blob:
         etag=_bare(result.meta["e_tag"] or ""),
         content_type=result.attributes.get("Content-Type"),
         user_metadata=tuple(sorted(metadata.items())),
+        headers=tuple(item for item in result.attributes.items() if item[0] in KEPT_HEADERS),
     )
 
 
@@ -428,6 +433,11 @@ def _read_carefully(client: _Client, bucket: str, full: str) -> Blob:
         etag=_bare(answer["ETag"]),
         content_type=answer.get("ContentType"),
         user_metadata=tuple(sorted(metadata.items())),
+        headers=tuple(
+            (name, answer[_BOTO_NAMES[name]])
+            for name in KEPT_HEADERS
+            if _BOTO_NAMES[name] in answer
+        ),
     )
 
 

@@ -73,6 +73,8 @@ class Blob:
     content_type: str | None = None
     """The media type that the store keeps with it; a folder keeps none."""
     user_metadata: UserMetadata = ()
+    headers: UserMetadata = ()
+    """Cache-Control, Content-Disposition and Content-Language, where an object store has them."""
 
 
 class Source(Protocol):
@@ -117,6 +119,7 @@ class Store(Source, Protocol):
         *,
         content_type: str | None = None,
         user_metadata: UserMetadata = (),
+        headers: UserMetadata = (),
     ) -> None:
         """Write one object whole or not at all, in place of an earlier one if there is one."""
         ...

@@ -70,7 +70,12 @@ class MemoryStore:
     def get(self, key: str) -> Blob:
         if key not in self.objects:
             raise DataError(f"{key}: can't be read: gone")
-        return Blob(data=self.objects[key], etag="as read", user_metadata=(("owner", "me"),))
+        return Blob(
+            data=self.objects[key],
+            etag="as read",
+            user_metadata=(("owner", "me"),),
+            headers=(("Cache-Control", "no-cache"),),
+        )
 
     def put(
         self,
@@ -79,11 +84,12 @@ class MemoryStore:
         *,
         content_type: str | None = None,
         user_metadata: UserMetadata = (),
+        headers: UserMetadata = (),
     ) -> None:
         if self.full:
             raise StoreError("no space left on device")
         self.objects[key] = data
-        self.described[key] = (content_type, user_metadata)
+        self.described[key] = (content_type, (*user_metadata, *headers))
 
 
 def stages(
@@ -287,7 +293,9 @@ def test_an_object_keeps_its_own_metadata_and_gets_its_media_type() -> None:
         work_of("a.gif"), DOUBLER, PixelBudget(1)
     )
     assert row.out_key == "a.png"
-    assert target.described == {"a.png": ("image/png", (("owner", "me"),))}
+    assert target.described == {
+        "a.png": ("image/png", (("owner", "me"), ("Cache-Control", "no-cache")))
+    }
 
 
 def test_a_store_that_is_gone_is_no_fault_of_the_object() -> None:

@@ -24,7 +24,7 @@ from object_store_for_tests import (
 )
 
 from pipelines import list_ahead, s3_failures, s3_store
-from pipelines.s3_store import S3Store
+from pipelines.s3_store import KEPT_HEADERS, S3Store
 from pipelines.storage import RESERVED, ObjectInfo, StoreError, open_source
 from resnet_core.errors import DataError
 
@@ -207,9 +207,11 @@ def test_type_and_metadata_travel(
     monkeypatch.setattr(s3_store, "LARGE_BYTES", 100)
     data = b"x" * (200 if key == "big.png" else 50)
     metadata = (("owner", "me"), ("title", "two words"))
-    place.put(key, data, content_type="image/png", user_metadata=metadata)
+    headers = tuple(zip(KEPT_HEADERS, ("max-age=60", 'inline; filename="a"', "de"), strict=True))
+    place.put(key, data, content_type="image/png", user_metadata=metadata, headers=headers)
     blob = place.get(key)
     assert (blob.data, blob.content_type, blob.user_metadata) == (data, "image/png", metadata)
+    assert sorted(blob.headers) == sorted(headers)
 
 
 @pytest.mark.parametrize("key", ["a.png", "tab\t.png"])
