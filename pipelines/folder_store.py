@@ -118,7 +118,7 @@ class FolderStore:
         user_metadata: UserMetadata = (),
         headers: UserMetadata = (),
     ) -> None:
-        """Write a file beside, then put it in place. A folder keeps no type, metadata or headers."""
+        """Write a file beside, then put it in place. A folder keeps its bytes alone."""
         del content_type, user_metadata, headers
         path = self._path(key)
         unfinished = self.temporary / uuid.uuid4().hex
