@@ -122,12 +122,14 @@ def table_to_rows(table: Table) -> list[LedgerRow]:
 
 
 def list_parts(store: Store) -> list[str]:
-    """Keys of the ledger's parts, oldest first."""
-    return [
-        info.key
-        for info in store.list_objects(LEDGER_PREFIX)
-        if info.problem is None and info.key.endswith(".parquet")
-    ]
+    """Keys of the ledger's parts, oldest first. DataError for what can't be looked into."""
+    parts: list[str] = []
+    for info in store.list_objects(LEDGER_PREFIX):
+        if info.is_error:
+            raise DataError(f"{store.url_of(info.key)}: {info.problem}; the ledger needs it")
+        if info.problem is None and info.key.endswith(".parquet"):
+            parts.append(info.key)
+    return parts
 
 
 def read_parts(store: Store, parts: Iterable[str]) -> Iterator[Table]:

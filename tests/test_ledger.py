@@ -172,6 +172,13 @@ def test_a_damaged_part_is_named(target: FolderStore) -> None:
         current_state(target)
 
 
+def test_a_ledger_that_can_not_be_looked_into_is_not_an_empty_one(target: FolderStore) -> None:
+    (target.root / RESERVED).mkdir(parents=True)
+    (target.root / RESERVED / "ledger").write_text("not a folder")
+    with pytest.raises(DataError, match=r"_resray/ledger: .* the ledger needs it"):
+        list_parts(target)
+
+
 def test_done_means_the_same_source_weights_and_settings(target: FolderStore) -> None:
     with LedgerWriter(target) as writer:
         writer.append(row("ok.png"))
