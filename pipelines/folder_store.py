@@ -168,7 +168,8 @@ class FolderStore:
         limit_s = time.time() - STALE_TEMPORARY_S
         for path in self.temporary.iterdir():
             with suppress(FileNotFoundError):  # another run writes here too
-                if path.lstat().st_mtime < limit_s:
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_mtime < limit_s:
                     path.unlink()
 
     def _path(self, key: str) -> Path:

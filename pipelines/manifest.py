@@ -34,6 +34,8 @@ class ManifestSource:
     """Where the file lies."""
     name: str
     """The file's key in `folder`. Parquet if it ends with ".parquet", else text."""
+    root: str
+    """The address of the store as it was given: a link to a folder too."""
 
     @property
     def url(self) -> str:
@@ -106,9 +108,10 @@ class ManifestSource:
 
     def _relative(self, entry: str) -> str:
         """The key that an entry names, be it a key already or a whole address."""
-        root = self.store.url.removesuffix("/") + "/"
-        if entry.startswith(root):
-            return entry.removeprefix(root)
+        for place in (self.root, self.store.url):
+            root = place.removesuffix("/") + "/"
+            if entry.startswith(root):
+                return entry.removeprefix(root)
         is_folder = root.startswith("/")
         is_address = "://" in entry or (entry.startswith("/") and is_folder)
         if is_address:

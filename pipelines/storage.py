@@ -156,7 +156,9 @@ def open_source(text: str, *, root: str | None = None, retry_for_s: float = RETR
     else:
         place, _, name = text.rpartition("/")
         folder = _open_s3(f"{place}/", retry_for_s)
-    manifest = ManifestSource(store=_open_place(root, retry_for_s), folder=folder, name=name)
+    store = _open_place(root, retry_for_s)
+    given = str(_path(root).absolute()) if _scheme(root) is None else root
+    manifest = ManifestSource(store=store, folder=folder, name=name, root=given)
     manifest.check_readable()
     return manifest
 

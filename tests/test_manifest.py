@@ -74,6 +74,16 @@ def test_names_as_find_prints_them_are_keys(photos: FolderStore, tmp_path: Path)
     assert listed(source) == ["a-b.png", "a/b.png"]
 
 
+def test_addresses_through_a_link_to_the_root_are_under_it(
+    photos: FolderStore, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(photos.root)
+    lines = (f"{link}/a-b.png", f"{photos.url}/a/b.png")
+    source = open_source(text(tmp_path / "list.txt", *lines), root=str(link))
+    assert listed(source) == ["a-b.png", "a/b.png"]
+
+
 @pytest.mark.parametrize("line", ["/elsewhere/x.png", "s3://bucket/x.png"])
 def test_an_address_elsewhere_is_named(photos: FolderStore, tmp_path: Path, line: str) -> None:
     source = open_source(text(tmp_path / "list.txt", "a-b.png", line), root=photos.url)
