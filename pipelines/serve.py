@@ -26,6 +26,7 @@ from pipelines.argument_types import (
 from pipelines.catalogue import load_catalogue
 from pipelines.serve_settings import ServeSettings
 from resnet_core.errors import DataError
+from resnet_core.weights import weights_path
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -221,7 +222,11 @@ def laid_out(
 
 def _settings(args: argparse.Namespace) -> ServeSettings:
     return ServeSettings(
-        weights=tuple(args.weights),
+        # Replicas run in folders of their own.
+        weights=tuple(
+            name if weights_path(name).is_absolute() else os.path.abspath(name)  # noqa: PTH100
+            for name in args.weights
+        ),
         precision=args.precision,
         tile_px=args.tile,
         max_bytes=args.max_bytes,
