@@ -6,12 +6,13 @@ else), pictures are data URIs: a moved or mailed page still works. Every value i
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pipelines import charts
 from pipelines.page_images import EncodedView
@@ -70,8 +71,15 @@ def _environment() -> jinja2.Environment:
         figure=format_figure,
         data_uri=_data_uri,
         webp_uri=_webp_uri,
+        code=_code,
     )
     return environment
+
+
+def _code(text: str) -> Markup:
+    """Text with `names` set as code."""
+    shown = re.sub("`([^`]+)`", r'<span class="mono">\1</span>', str(escape(text)))
+    return Markup(shown)  # noqa: S704  escaped before
 
 
 def _data_uri(view: EncodedView) -> str:

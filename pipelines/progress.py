@@ -126,10 +126,10 @@ class Clock:
         self._noted_s = 0.0
 
     def note(self, seconds: float) -> None:
-        """Call it with each result and how long it took; the first one sets the start."""
+        """Call it with each result and how long it took."""
         self._noted_s = time.monotonic()
-        if self._began_s is None:
-            self._began_s = self._noted_s - seconds
+        began_s = self._noted_s - seconds
+        self._began_s = began_s if self._began_s is None else min(self._began_s, began_s)
 
     @property
     def elapsed_s(self) -> float:

@@ -95,10 +95,12 @@ def test_elsewhere_it_is_plain_lines_and_none_in_a_short_run() -> None:
     assert short.getvalue() == ""
 
 
-def test_the_clock_runs_from_the_start_of_the_first_object() -> None:
+def test_the_clock_runs_from_the_start_of_the_object_that_was_begun_first() -> None:
     clock = Clock()
     assert (clock.elapsed_s, clock.work_s) == (0, 0)
     clock.note(2.0)
     assert 2.0 <= clock.work_s <= clock.elapsed_s < 3.0
-    clock.note(100.0)
+    clock.note(1.0)
     assert clock.work_s < 3.0
+    clock.note(100.0)
+    assert 100.0 <= clock.work_s < 101.0

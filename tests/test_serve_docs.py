@@ -8,7 +8,7 @@ def test_a_description_becomes_a_page() -> None:
     parameter = {
         "name": "<size>",
         "in": "query",
-        "description": "so & so",
+        "description": "so & `so`",
         "schema": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": 3},
     }
     operation = {"summary": "A thing", "parameters": [parameter]}
@@ -16,6 +16,7 @@ def test_a_description_becomes_a_page() -> None:
     assert "GET /thing" in text
     assert "&lt;size&gt;" in text
     assert "<size>" not in text
-    assert "so &amp; so" in text
+    assert 'so &amp; <span class="mono">so</span>' in text
+    assert "`" not in text.partition("<script")[0]
     assert "<td>integer</td><td>3</td>" in text
     assert all(f'id="{slug}"' in text for slug in KINDS)
