@@ -523,6 +523,20 @@ def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(format)
     assert grown < 50_000, f"{grown} KB for an image that must not be decoded"
 
 
+@pytest.mark.parametrize("mebibytes", [7, 9])
+def test_compressed_metadata_of_a_png_is_bounded(mebibytes):
+    text = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(mebibytes * 1024**2), 1)
+    body = b"iTXt" + text
+    chunk = struct.pack(">I", len(text)) + body + struct.pack(">I", zlib.crc32(body))
+    data = saved(pillow(noise(8, 8, 3)), "PNG")
+    data = data[:33] + chunk + data[33:]
+    if mebibytes < 8:
+        assert len(decode(data).xmp or b"") == mebibytes * 1024**2
+    else:
+        with pytest.raises(BrokenImageError, match="metadata is truncated or too large"):
+            decode(data)
+
+
 def test_a_real_bomb_costs_no_memory():
     """60000 x 60000 pixels that do decompress, in a process whose address space can't hold them."""
     program = """
