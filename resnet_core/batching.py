@@ -8,7 +8,7 @@ doesn't hold up one of a single window.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -47,9 +47,15 @@ class _Entry(Generic[AWindow, Result]):
 
     def begin(self) -> bool:
         """Whether it is to be run; nobody can cancel it then."""
-        if not self.wanted():
-            self.future.cancel()
-        return self.future.set_running_or_notify_cancel()
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        try:
+            if self.wanted():
+                return True
+            self.future.set_exception(NoLongerWantedError())
+        except Exception as error:  # noqa: BLE001  it is raised in the thread that waits
+            self.future.set_exception(error)
+        return False
 
 
 class WindowBatcher(Generic[AWindow, Result]):
@@ -81,27 +87,39 @@ class WindowBatcher(Generic[AWindow, Result]):
 
         NoLongerWantedError where `wanted` said so before a window was begun.
         """
-        entries = [_Entry[AWindow, Result](window=window, wanted=wanted) for window in windows]
-        with self._changed:
-            self._images.append(deque(entries))
-            waiting = sum(map(len, self._images))
-            for _ in range(min(waiting - self._idle, self._at_once - self._threads)):
-                self._threads += 1
-                threading.Thread(target=self._work, name="windows", daemon=True).start()
-            self._changed.notify(waiting)
+        entries = deque(_Entry[AWindow, Result](window=window, wanted=wanted) for window in windows)
+        self._put(deque(entries))
         try:
-            for entry in entries:
-                yield entry.future.result()
-        except CancelledError:
-            raise NoLongerWantedError from None
+            while entries:  # no result is kept here that was given
+                yield entries.popleft().future.result()
         finally:
             for entry in entries:
                 entry.future.cancel()
 
+    def _put(self, image: "deque[_Entry[AWindow, Result]]") -> None:
+        with self._changed:
+            self._images.append(image)
+            waiting = sum(map(len, self._images))
+            try:
+                for _ in range(min(waiting - self._idle, self._at_once - self._threads)):
+                    threading.Thread(target=self._work, name="windows", daemon=True).start()
+                    self._threads += 1
+            except RuntimeError:  # no more threads for this process
+                if self._threads == 0:
+                    self._images.remove(image)
+                    raise
+            self._changed.notify(waiting)
+
     def _work(self) -> None:
-        while batch := self._take():
-            if started := [entry for entry in batch if entry.begin()]:
-                self._finish(started)
+        while self._run_next():
+            pass
+
+    def _run_next(self) -> bool:
+        """False where the thread is to end. What it ran isn't kept while it waits for more."""
+        batch = self._take()
+        if started := [entry for entry in batch if entry.begin()]:
+            self._finish(started)
+        return bool(batch)
 
     def _take(self) -> list[_Entry[AWindow, Result]]:
         """The next batch; the images behind it move up. Empty where the thread is to end."""
@@ -129,15 +147,20 @@ class WindowBatcher(Generic[AWindow, Result]):
             return batch
 
     def _finish(self, batch: list[_Entry[AWindow, Result]]) -> None:
+        if not self._run_together(batch):
+            # Too much memory for so many, or one at fault: the others must not suffer.
+            for entry in batch:
+                self._run_together([entry])
+
+    def _run_together(self, batch: list[_Entry[AWindow, Result]]) -> bool:
+        """False where several failed: without the error, whose frames hold what they computed."""
         try:
             results = self._run([entry.window for entry in batch])
         except Exception as error:  # noqa: BLE001  it is raised in the threads that wait
-            if len(batch) == 1:
-                batch[0].future.set_exception(error)
-                return
-            # Too much memory for so many, or one at fault: the others must not suffer.
-            for entry in batch:
-                self._finish([entry])
-            return
-        for entry, result in zip(batch, results, strict=True):
-            entry.future.set_result(result)
+            if len(batch) > 1:
+                return False
+            batch[0].future.set_exception(error)
+        else:
+            for entry, result in zip(batch, results, strict=True):
+                entry.future.set_result(result)
+        return True

@@ -73,9 +73,10 @@ def bilateral(
 def non_local_means(pixels: Levels, scale: int, *, radius_px: int = 10) -> Levels:
     """Bicubic, then the mean of pixels whose surroundings are alike.
 
-    Buades, Coll and Morel 2011, doi:10.5201/ipol.2011.bcm_nlm, with the values of its table for
-    colour images: 3x3 px are compared up to a sigma of 25, 5x5 above it. The noise's sigma is
-    estimated. Looked at are pixels up to `radius_px` away in x and y.
+    Buades, Coll and Morel 2011, doi:10.5201/ipol.2011.bcm_nlm, with its values for colour images up
+    to a sigma of 55: 3x3 px are compared up to 25, 5x5 above it. The noise's sigma is estimated.
+    Looked at are pixels up to `radius_px` away in x and y, as in the paper up to a sigma of 25;
+    above it 17 is up to 0.5 dB better at 2.8 times the cost.
     """
     enlarged = bicubic(pixels, scale)
     sigma_levels = noise_sigma_levels(enlarged)

@@ -28,7 +28,8 @@ class CpuThreads:
 
     @contextmanager
     def share(self) -> Generator[int]:
-        """While the block runs, torch computes in this thread with an equal share, at least one."""
+        """While the block runs, torch computes in this thread with an equal share, at least one;
+        after it with all."""
         with self._lock:
             self._running += 1
             share = max(self.count // self._running, 1)
@@ -36,5 +37,6 @@ class CpuThreads:
         try:
             yield share
         finally:
+            torch.set_num_threads(self.count)  # later threads begin with what was set last
             with self._lock:
                 self._running -= 1

@@ -90,7 +90,7 @@ def from_description(description: Mapping[str, Any]) -> Degradation:
     try:
         steps = _read(values["steps"])
         return Degradation(name=values["name"], scale=values["scale"], steps=steps)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(f"degradation can't be read: {error}") from error
 
 

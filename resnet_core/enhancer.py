@@ -24,7 +24,7 @@ from resnet_core.images import Image, fill_transparent
 from resnet_core.network import BICUBIC_SUPPORT_PX, bicubic_bands, bicubic_base
 from resnet_core.pixels import to_levels, to_nchw
 from resnet_core.precision import Precision, fix_arithmetic
-from resnet_core.tiling import TileRules, map_tiles
+from resnet_core.tiling import TileRules, Window, map_tiles
 from resnet_core.weights import Weights
 
 _LEVELS = ("uint8", "uint16")
@@ -47,8 +47,10 @@ class EnhanceSettings:
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
-        if self.tile_px < 1:
-            raise ConfigError(f"tile_px is {self.tile_px}, expected at least 1")
+        if type(self.tile_px) is not int or self.tile_px < 1:
+            raise ConfigError(f"tile_px is {self.tile_px!r}, expected a whole number from 1")
+        if self.num_blocks is not None and type(self.num_blocks) is not int:
+            raise ConfigError(f"num_blocks is {self.num_blocks!r}, expected a whole number")
         if self.precision not in get_args(Precision):
             raise ConfigError(
                 f"precision is {self.precision!r}, expected {', '.join(get_args(Precision))}"
@@ -58,7 +60,7 @@ class EnhanceSettings:
 def check_strength(strength: float) -> None:
     """ConfigError for a factor of the residual that can't be."""
     if not -4 <= strength <= 4:
-        raise ConfigError(f"strength is {strength}, expected -4 to 4")
+        raise ConfigError(f"strength is {strength!r}, expected -4 to 4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,23 +86,23 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Task:
-    """A window (HWC), and the factor of its image's residual."""
+    """A window, and the factor of its image's residual."""
 
-    pixels: NDArray[Any]
+    window: Window
     strength: float
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.pixels.shape
+        return self.window.pixels.shape
 
     @property
     def dtype(self) -> Any:
-        return self.pixels.dtype
+        return self.window.pixels.dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """A window's result, the sum of its changes over all its values, and its time."""
+    """A window's result, the sum of its changes over all values of its core, and its time."""
 
     levels: NDArray[Any]
     change: float
@@ -132,7 +134,7 @@ class Enhancer:
         self.weights = weights
         self.settings = settings or EnhanceSettings()
         self.scale = weights.network.scale
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         fix_arithmetic(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -140,8 +142,11 @@ class Enhancer:
         network = weights.network.copy()
         self.dtype = network.dtype_for(self.settings.precision, self.device)
         depth = self.settings.num_blocks
-        if depth is not None and not 0 <= depth <= network.num_blocks:
-            raise ConfigError(f"num_blocks is {depth}, expected 0 to {network.num_blocks}")
+        if depth is not None and not (network.num_blocks and 0 <= depth <= network.num_blocks):
+            most = network.num_blocks
+            raise ConfigError(
+                f"num_blocks is {depth}, expected {f'0 to {most}' if most else 'none'}"
+            )
         network = network.eval().to(self.device, self.dtype)
         self._network = network.to(memory_format=network.memory_format)
         self._turn = nullcontext() if network.reentrant else Lock()
@@ -196,14 +201,13 @@ class Enhancer:
             raise ValueError(
                 f"expected uint8 or uint16 HWC with 1 or 3 channels, got {_told(pixels)}"
             )
-        change, count, seconds = 0.0, 0, 0.0
+        change, seconds = 0.0, 0.0
 
-        def work(windows: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-            nonlocal change, count, seconds
-            tasks = [_Task(pixels=window, strength=strength) for window in windows]
+        def work(windows: Sequence[Window]) -> Iterator[NDArray[Any]]:
+            nonlocal change, seconds
+            tasks = [_Task(window=window, strength=strength) for window in windows]
             for result in self._results(tasks, wanted):
                 change += result.change
-                count += result.levels.size
                 seconds += result.seconds
                 yield result.levels
 
@@ -214,7 +218,7 @@ class Enhancer:
             tile_px=self.settings.tile_px,
             rules=self._network.tile_rules,
         )
-        return better, 255 * change / max(count, 1), seconds
+        return better, 255 * change / max(better.size, 1), seconds
 
     def _results(self, tasks: Sequence[_Task], wanted: Wanted) -> Iterator[_Result]:
         if self._batcher is not None:
@@ -237,13 +241,12 @@ class Enhancer:
 
     def _computed(self, tasks: Sequence[_Task]) -> list[_Result]:
         began_s = time.perf_counter()
-        x = to_nchw(np.stack([task.pixels for task in tasks]), self.device)
+        x = to_nchw(np.stack([task.window.pixels for task in tasks]), self.device)
         if all(task.strength == 0 for task in tasks):
             changes = [0.0] * len(tasks)
             levels = to_levels(bicubic_base(x, self.scale), tasks[0].dtype)
         else:
-            strengths = torch.tensor([task.strength for task in tasks], device=self.device)
-            levels, changes = self._levels(x, strengths, tasks[0].dtype)
+            levels, changes = self._levels(x, tasks)
         seconds = time.perf_counter() - began_s
         if self._on_batch is not None:
             pixels = len(tasks) * x.shape[2] * x.shape[3]
@@ -253,13 +256,11 @@ class Enhancer:
             for image, change in zip(levels, changes, strict=True)
         ]
 
-    def _levels(
-        self, x: Tensor, strengths: Tensor, dtype: np.dtype[Any]
-    ) -> tuple[NDArray[Any], list[float]]:
+    def _levels(self, x: Tensor, tasks: Sequence[_Task]) -> tuple[NDArray[Any], list[float]]:
         """`base + strength * residual` as levels (NHWC), and how far each image is from its base.
 
-        `x`: float32 (N, C, H, W), C = 3 or 1, and overwritten; `strengths`: (N,). The changes are
-        sums of absolute differences over all values, 0..1 each.
+        `x`: float32 (N, C, H, W), C = 3 or 1, and overwritten. The changes are sums of absolute
+        differences over all values of the windows' cores, 0..1 each.
         """
         number, channels, height, width = x.shape
         multiple = self._network.tile_rules.multiple_of
@@ -267,7 +268,10 @@ class Enhancer:
         rows = max(_BAND_VALUES // (row_values * multiple), 1) * multiple if x.is_cpu else height
         rgb = x.expand(-1, 3, -1, -1).to(self.dtype, memory_format=self._network.memory_format)
         residuals = self._network.residual_bands(rgb, rows, num_blocks=self.settings.num_blocks)
+        strengths = torch.tensor([task.strength for task in tasks], device=x.device)
         factors = strengths.view(-1, 1, 1, 1)
+        kept_rows, kept_columns = self._kept(tasks, x)
+        top = 0
         levels: list[NDArray[Any]] = []
         changes = torch.zeros(number, device=x.device)
         for base, residual in zip(bicubic_bands(x, self.scale, rows), residuals, strict=True):
@@ -276,10 +280,21 @@ class Enhancer:
                 added = added.mean(1, keepdim=True)
             # The base stays float32: in bfloat16 it would lose the image's own levels.
             y = torch.addcmul(base, factors, added).clamp_(0, 1)
-            levels.append(to_levels(y, dtype))
-            apart = base.clamp_(0, 1).sub_(y).abs_()
-            changes += apart.permute(0, 2, 3, 1).flatten(1).sum(1)
+            levels.append(to_levels(y, tasks[0].dtype))
+            apart = base.clamp_(0, 1).sub_(y).abs_().sum(1)
+            bottom = top + apart.shape[1]
+            changes += (kept_rows[:, :, top:bottom] @ apart @ kept_columns).view(number)
+            top = bottom
         return np.concatenate(levels, axis=1), changes.tolist()
+
+    def _kept(self, tasks: Sequence[_Task], x: Tensor) -> tuple[Tensor, Tensor]:
+        """1 for each row and column of the output that is of a core: (N, 1, H) and (N, W, 1)."""
+        sides = [torch.zeros(len(tasks), self.scale * side) for side in x.shape[2:]]
+        for number, task in enumerate(tasks):
+            for side, core in zip(sides, task.window.core, strict=True):
+                side[number, self.scale * core.start : self.scale * core.stop] = 1
+        rows, columns = (side.to(x.device) for side in sides)
+        return rows.unsqueeze(1), columns.unsqueeze(2)
 
     def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
         return map_tiles(
@@ -290,10 +305,21 @@ class Enhancer:
             rules=TileRules(halo_px=BICUBIC_SUPPORT_PX),
         )
 
-    def _enlarge_window(self, window: NDArray[Any]) -> NDArray[Any]:
+    def _enlarge_window(self, window: Window) -> NDArray[Any]:
         with self._threads(), torch.inference_mode():
-            x = to_nchw(window, self.device)
-            return to_levels(bicubic_base(x, self.scale), window.dtype)[0]
+            x = to_nchw(window.pixels, self.device)
+            return to_levels(bicubic_base(x, self.scale), window.pixels.dtype)[0]
+
+
+def _device(name: str | None) -> torch.device:
+    """ConfigError for one that torch doesn't know, or this machine doesn't have."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device is {name!r}, which can't be used: {reason}") from error
+    return device
 
 
 def _told(pixels: NDArray[Any]) -> str:

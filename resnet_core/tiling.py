@@ -18,8 +18,19 @@ from resnet_core.errors import ConfigError
 
 WINDOW_STEP_PX = 16
 
-WorkOnWindows = Callable[[Sequence[NDArray[Any]]], Iterable[NDArray[Any]]]
-"""Takes the windows of an image, HWC, and gives each one enlarged by the scale, in order."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Window:
+    """A part of an image."""
+
+    pixels: NDArray[Any]
+    """HWC."""
+    core: tuple[slice, slice]
+    """Its rows and columns that are kept: those of the image, and of no other window."""
+
+
+WorkOnWindows = Callable[[Sequence[Window]], Iterable[NDArray[Any]]]
+"""Gives each window of an image, HWC and enlarged by the scale, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,13 @@ def map_tiles(
         pixels = np.pad(pixels, padding, mode="edge")
     rows, columns = (spans(length, tile_px=tile_px, rules=rules) for length in lengths)
     places = [(row, column) for row in rows for column in columns]
-    windows = [pixels[row.low : row.high, column.low : column.high] for row, column in places]
+    windows = [
+        Window(
+            pixels=pixels[row.low : row.high, column.low : column.high],
+            core=(_core(row, height), _core(column, width)),
+        )
+        for row, column in places
+    ]
     results = iter(work(windows))
     if len(places) == 1:
         return next(results)[: scale * height, : scale * width]
@@ -111,6 +128,10 @@ def map_tiles(
             _scaled(column.start - column.low, column.stop - column.low, scale),
         ][: target.shape[0], : target.shape[1]]
     return output
+
+
+def _core(span: Span, length_px: int) -> slice:
+    return slice(span.start - span.low, min(span.stop, length_px) - span.low)
 
 
 def _up(length_px: int, unit_px: int) -> int:

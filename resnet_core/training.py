@@ -318,10 +318,12 @@ class Trainer:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`, a copy. DataError names what is missing or of another shape."""
-        expected = self._expected_shapes(
-            with_optimizers="step_count" in tensors and bool(tensors["step_count"])
-        )
-        for name, shape in expected.items():
+        if "step_count" not in tensors:
+            raise DataError("the checkpoint has no step_count")
+        count = tensors["step_count"]
+        if count.shape or count.is_floating_point() or int(count) < 0:
+            raise DataError(f"the checkpoint's step_count is {count}, expected a number of steps")
+        for name, shape in self._expected_shapes(with_optimizers=bool(count)).items():
             if name not in tensors:
                 raise DataError(f"the checkpoint has no {name}")
             if tensors[name].shape != shape:
@@ -331,8 +333,10 @@ class Trainer:
                 )
         self.network.load_state_dict(_part(tensors, "network."))
         averages = _part(tensors, "average.")
-        self._average = {n: v.to(self.device, copy=True) for n, v in averages.items()}
-        self.step_count = int(tensors["step_count"])
+        self._average = {
+            name: averages[name].to(value, copy=True) for name, value in self._average.items()
+        }
+        self.step_count = int(count)
         for name, parameter in self.network.named_parameters() if self.step_count else ():
             self._optimizer(name).state[parameter] = {
                 key: tensors[f"optimizer.{key}.{name}"].to(

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,8 @@ METADATA_KEY = "resray"
 SUFFIX = ".safetensors"
 PICKLED = (".pth", ".pt", ".ckpt")
 UNKNOWN = "not known"
+_MOST_CLAIMED = 4
+"""Times a file's bytes that its tensors may have: those that share values are written once."""
 PACKAGED = Path(__file__).parent / "pretrained"
 
 _T = TypeVar("_T", "NetworkConfig", "WeightsMetadata")
@@ -114,7 +116,7 @@ def weights_path(name_or_path: str) -> Path:
     if name_or_path in packaged_weights():
         return PACKAGED / f"{name_or_path}{SUFFIX}"
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113  False, not an error, where a folder can't be entered
         return path
     if path.suffix or len(path.parts) > 1:
         raise WeightsError(f"weights {name_or_path}: no such file")
@@ -244,14 +246,28 @@ def _read_pickled(data: bytes) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise WeightsError(f"it holds one {type(found).__name__}, expected named tensors")
+    claimed_bytes = _claimed_bytes(found)
+    if claimed_bytes > _MOST_CLAIMED * len(data):
+        raise WeightsError(f"its tensors claim {claimed_bytes} bytes, in a file of {len(data)}")
     return found
+
+
+def _claimed_bytes(value: Any, depth: int = 4) -> int:
+    """Of tensors, however deep they lie: they may repeat a few values without end."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, dict) and depth:
+        return sum(
+            _claimed_bytes(each, depth - 1) for each in cast("dict[Any, Any]", value).values()
+        )
+    return 0
 
 
 def _read(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     """Tensors and resray's metadata, None where there is none."""
     try:
         tensors = load_tensors(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
         raise WeightsError(f"no safetensors file, or a damaged one ({error})") from error
     (length,) = struct.unpack("<Q", data[:8])
     entries = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
@@ -272,7 +288,7 @@ def _degradation(description: Any) -> Degradation:
         raise WeightsError("its metadata has no degradation")
     try:
         return from_description(description)
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise WeightsError(f"its degradation can't be read ({error})") from error
 
 
@@ -291,7 +307,7 @@ def _known(kind: type[_T], values: Any, what: str) -> _T:
         )
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise WeightsError(f"{what}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -207,3 +208,75 @@ def test_threads_with_nothing_to_run_end(monkeypatch: pytest.MonkeyPatch) -> Non
         deadline_s = time.monotonic() + 10
         while batcher._threads:
             assert time.monotonic() < deadline_s, "they stay"
+
+
+def test_results_that_were_given_are_not_kept() -> None:
+    made: list[weakref.ref[Window]] = []
+
+    def run(windows: Sequence[Window]) -> list[Window]:
+        results = [item.copy() for item in windows]
+        made.extend(weakref.ref(result) for result in results)
+        return results
+
+    batcher = WindowBatcher(run, batch_px=1)
+    for count, result in enumerate(batcher.results([window(value) for value in range(20)]), 1):
+        assert result.shape == (4, 4, 1)
+        given = made[: count - 1]
+        assert not any(ref() is not None for ref in given)
+
+
+def test_an_idle_thread_keeps_no_window() -> None:
+    source = window(7)
+    kept = weakref.ref(source)
+    batcher = WindowBatcher(lambda windows: [0] * len(windows), batch_px=1)
+    assert list(batcher.results([source])) == [0]
+    del source
+    deadline_s = time.monotonic() + 5
+    while kept() is not None and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert kept() is None
+
+
+def test_a_thread_that_can_not_start_is_told_and_the_next_image_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    batcher = WindowBatcher(lambda windows: [0] * len(windows), batch_px=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            list(batcher.results([window(1)]))
+    assert list(batcher.results([window(2)])) == [0]
+
+
+def test_a_question_that_fails_is_raised_where_it_was_asked_for() -> None:
+    def wanted() -> bool:
+        raise ValueError("who asks")
+
+    batcher = WindowBatcher(lambda windows: [0] * len(windows), batch_px=1)
+    with pytest.raises(ValueError, match="who asks"):
+        list(batcher.results([window(1)], wanted=wanted))
+    assert list(batcher.results([window(2)])) == [0]
+
+
+def test_a_batch_that_is_run_again_one_by_one_holds_nothing_of_the_first_try() -> None:
+    held: list[weakref.ref[Window]] = []
+    release = threading.Event()
+
+    def run(windows: Sequence[Window]) -> list[int]:
+        assert release.wait(10)
+        assert all(ref() is None for ref in held)
+        if len(windows) > 1:
+            work = np.concatenate(windows)
+            held.append(weakref.ref(work))
+            raise MemoryError("too many at once")
+        return [0]
+
+    batcher = WindowBatcher(run, batch_px=1000)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: list(batcher.results([window(value) for value in range(4)])))
+        release.set()
+        assert done.result(timeout=10) == [0] * 4
+    assert held

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -39,6 +40,14 @@ def test_the_share_is_of_the_thread_that_asks() -> None:
         thread.join()
         assert torch.get_num_threads() == 2
     assert found == [1]
+
+
+def test_later_threads_begin_with_all() -> None:
+    cpu = CpuThreads(4)
+    with cpu.share(), cpu.share():
+        assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 4
 
 
 def test_no_more_run_at_once_than_memory_allows() -> None:

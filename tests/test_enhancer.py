@@ -109,6 +109,26 @@ def test_work_stops_at_the_window_before_which_it_is_no_longer_wanted(batch_px: 
     assert all(batch.pixels > 64 and batch.seconds > 0 for batch in batches)
 
 
+@pytest.mark.parametrize("batch_px", [None, 10_000])
+def test_the_change_is_the_same_in_tiles(batch_px: int | None) -> None:
+    """What several windows see counts once, and padding not at all."""
+    pixels = np.full((23, 160, 3), 128, np.uint8)
+    pixels[:, 60:90] = make_photograph(23, 30)
+    config = NetworkConfig(scale=1, num_blocks=1, channels=16, unshuffle=2)
+    weights = make_weights(config)
+    whole, tiled = (
+        Enhancer(weights, EnhanceSettings(tile_px=px), device="cpu", batch_px=batch_px)
+        for px in (400, 16)
+    )
+    expected = whole.enhance_measured(image_of(pixels)).change_levels
+    base = whole.enhance_measured(image_of(pixels), strength=0).image.pixels.astype(float)
+    difference = np.abs(whole.enhance_pixels(pixels) - base).mean()
+    assert expected == pytest.approx(difference, abs=0.3)
+    assert tiled.enhance_measured(image_of(pixels)).change_levels == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
 def test_the_change_is_the_distance_to_the_base() -> None:
     image = image_of(PHOTOGRAPH)
     base, better = (enhancer(strength=s).enhance_measured(image) for s in (0.0, 1.0))
@@ -208,6 +228,8 @@ def test_fewer_blocks_give_another_picture() -> None:
         ({"strength": 9.0}, "strength is 9.0, expected -4 to 4"),
         ({"strength": float("nan")}, "strength is nan"),
         ({"tile_px": 0}, "tile_px is 0"),
+        ({"tile_px": 64.5}, "tile_px is 64.5, expected a whole number"),
+        ({"num_blocks": 1.5}, "num_blocks is 1.5, expected a whole number"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"num_blocks": 3}, "num_blocks is 3, expected 0 to 2"),
     ],
@@ -221,3 +243,10 @@ def test_a_bad_setting_is_named(settings: dict[str, object], message: str) -> No
 def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8 or uint16 HWC"):
         enhancer().enhance_pixels(pixels)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    weights = make_weights(NetworkConfig(scale=2, num_blocks=1, channels=16))
+    with pytest.raises(ConfigError, match=f"device is '{device}', which can't be used: "):
+        Enhancer(weights, device=device)

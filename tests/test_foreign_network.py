@@ -163,10 +163,18 @@ def test_bfloat16_is_used_where_it_is_asked_for_alone(
 
 
 def test_there_are_no_blocks_to_stop_after(load: Callable[[str], Weights]) -> None:
-    with pytest.raises(ConfigError, match="num_blocks is 3, expected 0 to 0"):
-        enhancer(load("compact"), num_blocks=3)
+    for count in (0, 3):
+        with pytest.raises(ConfigError, match=f"num_blocks is {count}, expected none"):
+            enhancer(load("compact"), num_blocks=count)
     with pytest.raises(ConfigError, match="num_blocks is 0, expected none: RealESRGAN Compact"):
-        enhancer(load("compact"), num_blocks=0).enhance_pixels(PHOTOGRAPH)
+        load("compact").network.residual(torch.zeros(1, 3, 8, 8), num_blocks=0)
+
+
+def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "huge.pth"
+    torch.save({"params": {"a": torch.zeros(1).expand(10_000, 1000)}}, path)
+    with pytest.raises(WeightsError, match=r"huge\.pth: its tensors claim 40000000 bytes"):
+        load_weights(str(path))
 
 
 def test_their_card_tells_what_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from weights_for_tests import make_weights
 from resnet_core.enhancer import Enhancer, EnhanceSettings
 from resnet_core.errors import ConfigError
 from resnet_core.network import NetworkConfig, ResidualNetwork
-from resnet_core.tiling import TileRules, map_tiles, spans
+from resnet_core.tiling import TileRules, Window, map_tiles, spans
 
 
 @given(
@@ -69,14 +69,19 @@ def test_windows_keep_the_rules_and_put_the_image_together(
     )
     shapes: set[tuple[int, ...]] = set()
 
-    def work(windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    kept = 0
+
+    def work(windows: Sequence[Window]) -> Iterator[np.ndarray]:
+        nonlocal kept
         for window in windows:
-            shapes.add(window.shape[:2])
-            yield window.repeat(2, axis=0).repeat(2, axis=1)
+            shapes.add(window.pixels.shape[:2])
+            kept += window.pixels[window.core].size
+            yield window.pixels.repeat(2, axis=0).repeat(2, axis=1)
 
     image = np.random.default_rng(0).integers(0, 256, (height, width, 1), dtype=np.uint8)
     output = map_tiles(work, image, scale=2, tile_px=max(tile, 20), rules=rules)
     assert np.array_equal(output, image.repeat(2, axis=0).repeat(2, axis=1))
+    assert kept == image.size
     ((rows, columns),) = shapes
     assert all(side % multiple == 0 and side >= rules.least_px for side in (rows, columns))
     assert rows == columns or not square
@@ -129,17 +134,21 @@ def test_a_halo_that_is_too_small_would_show() -> None:
     network = make_weights(config).network
 
     @torch.inference_mode()
-    def work(windows: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    def work(windows: Sequence[Window]) -> Iterator[np.ndarray]:
         for window in windows:
-            x = torch.from_numpy(window).permute(2, 0, 1)[None]
+            x = torch.from_numpy(window.pixels).permute(2, 0, 1)[None]
             yield network(x)[0].permute(1, 2, 0).numpy()
 
     pixels = np.random.default_rng(0).random((48, 48, 3), dtype=np.float32)
-    (whole,) = work([pixels])
+
+    def enhanced(tile_px: int, halo_px: int) -> np.ndarray:
+        rules = TileRules(halo_px=halo_px)
+        return map_tiles(work, pixels, scale=2, tile_px=tile_px, rules=rules)
+
+    whole = enhanced(48, 0)
 
     def error(halo_px: int) -> float:
-        tiled = map_tiles(work, pixels, scale=2, tile_px=24, rules=TileRules(halo_px=halo_px))
-        return float(np.abs(tiled - whole).max())
+        return float(np.abs(enhanced(24, halo_px) - whole).max())
 
     assert error(config.halo_px) < 1e-5
     assert error(config.halo_px - 2) > 1e-5
@@ -148,9 +157,9 @@ def test_a_halo_that_is_too_small_would_show() -> None:
 def test_no_window_is_larger_than_a_tile_and_its_halo() -> None:
     sizes: list[tuple[int, ...]] = []
 
-    def work(windows: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        sizes.extend(window.shape[:2] for window in windows)
-        return windows
+    def work(windows: Sequence[Window]) -> Sequence[np.ndarray]:
+        sizes.extend(window.pixels.shape[:2] for window in windows)
+        return [window.pixels for window in windows]
 
     pixels = np.zeros((1000, 700, 3), np.uint8)
     map_tiles(work, pixels, scale=1, tile_px=100, rules=TileRules(halo_px=8))

@@ -299,6 +299,13 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
         Trainer(RECIPE).load_state(other.state())
 
 
+@pytest.mark.parametrize("count", [torch.tensor([1, 2]), torch.tensor(-5), torch.tensor(0.5)])
+def test_a_checkpoint_of_no_number_of_steps_is_refused(count: torch.Tensor) -> None:
+    trainer = Trainer(RECIPE)
+    with pytest.raises(DataError, match="expected a number of steps"):
+        trainer.load_state(trainer.state() | {"step_count": count})
+
+
 @pytest.mark.parametrize("name", ["step_count", "network.head.bias", "optimizer.exp_avg.tail.bias"])
 def test_a_checkpoint_that_lacks_something_is_refused(name: str) -> None:
     trainer = Trainer(RECIPE)

@@ -86,6 +86,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, data: bytes) -> None:
         load_weights(str(path))
 
 
+def test_a_file_of_a_kind_of_number_that_torch_lacks_is_refused(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    path = tmp_path / "new.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(WeightsError, match=r"new\.safetensors: no safetensors file, or a damaged"):
+        load_weights(str(path))
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(WeightsError, match="no weights named 'xxx"):
+        load_weights("x" * 300)
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = write_weights(tmp_path / "cut.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
@@ -131,6 +144,7 @@ def test_a_safetensors_file_of_no_known_architecture_is_refused(tmp_path: Path) 
         ({"degradation": [1]}, None, "has no degradation"),
         ({"degradation": DEEPER}, None, "degradation is of scale 4, its network of 2"),
         ({"figures": "abc"}, None, "figures is 'abc', expected named values"),
+        ({"figures": {"psnr": 10**400}}, None, "metadata: .*too large"),
         ({"figures": {"psnr": "high"}}, None, "figure psnr is 'high', expected a number"),
         ({"task": ["sr"]}, None, "task is .*, expected one line of text"),
         ({"licence": "\x1b[2J"}, None, "licence is .*, expected one line of text"),
