@@ -281,20 +281,20 @@ class Enhancer:
             # The base stays float32: in bfloat16 it would lose the image's own levels.
             y = torch.addcmul(base, factors, added).clamp_(0, 1)
             levels.append(to_levels(y, tasks[0].dtype))
-            apart = base.clamp_(0, 1).sub_(y).abs_().sum(1)
+            apart = base.clamp_(0, 1).sub_(y).abs_().permute(0, 2, 3, 1).flatten(2)
             bottom = top + apart.shape[1]
             changes += (kept_rows[:, :, top:bottom] @ apart @ kept_columns).view(number)
             top = bottom
         return np.concatenate(levels, axis=1), changes.tolist()
 
     def _kept(self, tasks: Sequence[_Task], x: Tensor) -> tuple[Tensor, Tensor]:
-        """1 for each row and column of the output that is of a core: (N, 1, H) and (N, W, 1)."""
+        """1 for the output's rows (N, 1, H) and values of a row (N, W * C, 1) that are of a core."""
         sides = [torch.zeros(len(tasks), self.scale * side) for side in x.shape[2:]]
         for number, task in enumerate(tasks):
             for side, core in zip(sides, task.window.core, strict=True):
                 side[number, self.scale * core.start : self.scale * core.stop] = 1
         rows, columns = (side.to(x.device) for side in sides)
-        return rows.unsqueeze(1), columns.unsqueeze(2)
+        return rows.unsqueeze(1), columns.repeat_interleave(x.shape[1], 1).unsqueeze(2)
 
     def _enlarge(self, alpha: NDArray[Any]) -> NDArray[Any]:
         return map_tiles(
