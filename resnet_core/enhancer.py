@@ -288,7 +288,7 @@ class Enhancer:
         return np.concatenate(levels, axis=1), changes.tolist()
 
     def _kept(self, tasks: Sequence[_Task], x: Tensor) -> tuple[Tensor, Tensor]:
-        """1 for the output's rows (N, 1, H) and values of a row (N, W * C, 1) that are of a core."""
+        """1 for rows of the output (N, 1, H), values of a row (N, W * C, 1) that are of a core."""
         sides = [torch.zeros(len(tasks), self.scale * side) for side in x.shape[2:]]
         for number, task in enumerate(tasks):
             for side, core in zip(sides, task.window.core, strict=True):
