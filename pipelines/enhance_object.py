@@ -217,9 +217,11 @@ class ObjectStages:
         except StoreError:
             raise
         except ResrayError as error:
-            claims = naming(self.settings.format).is_image_name(work.key)
-            status = "skipped" if isinstance(error, NoImageError) and not claims else "failed"
             reason = str(error).removeprefix(f"{work.key}: ")
+            status = "failed"
+            if isinstance(error, NoImageError):
+                claims = naming(self.settings.format).is_image_name(work.key)
+                status, reason = "failed" if claims else "skipped", f"not an image: {reason}"
             return outcome(work, self.settings, status=status, reason=reason, job=job)
         except Exception as error:  # noqa: BLE001  one object must not end a run of millions
             first_line = str(error).strip().partition("\n")[0]
@@ -231,7 +233,7 @@ class ObjectStages:
         began_s = time.perf_counter()
         blob = self.source.get(work.key)
         if not blob.data and not naming(self.settings.format).is_image_name(work.key):
-            raise NoImageError("not an image: empty")
+            raise NoImageError("empty")
         header = read_header(
             blob.data, max_pixels=self.settings.max_pixels, max_bytes=self.settings.max_bytes
         )
@@ -381,7 +383,7 @@ def _check_bytes(work: Work, settings: RunSettings) -> None:
     if work.bytes <= settings.max_bytes:
         return
     if not naming(settings.format).is_image_name(work.key):
-        raise NoImageError("not an image: by its name; too large to look into")
+        raise NoImageError("by its name; too large to look into")
     raise ImageTooLargeError(
         f"{format_bytes(work.bytes)} are over the limit of {format_bytes(settings.max_bytes)}"
         " (--max-bytes)"

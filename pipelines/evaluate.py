@@ -43,7 +43,13 @@ from pipelines.report import (
 from resnet_core.classical import CLASSICAL
 from resnet_core.degradation import Degradation, crop_to_multiple, degrade
 from resnet_core.enhancer import Enhancer, EnhanceSettings
-from resnet_core.errors import ConfigError, DataError, ImageError, UnsupportedImageError
+from resnet_core.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    NoImageError,
+    UnsupportedImageError,
+)
 from resnet_core.guard import deviation
 from resnet_core.images import Image, decode
 from resnet_core.images.image import round_to_8_bit
@@ -206,6 +212,8 @@ def read_images(folder: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple
             continue
         try:
             yield key, _levels(paths[key])
+        except NoImageError as error:
+            left_out.append((key, f"not an image: {error}"))
         except UnsupportedImageError as error:
             left_out.append((key, str(error)))
         except (ImageError, OSError) as error:

@@ -153,7 +153,7 @@ def sniff(data: bytes) -> str:
     expected = f"expected one of {', '.join(FORMATS)}"
     if image := _unread_image(data):
         raise UnsupportedImageError(f"{expected}, found {image}")
-    raise NoImageError(f"not an image: {expected}, found {_describe(data)}")
+    raise NoImageError(f"{expected}, found {_describe(data)}")
 
 
 def _is_bmp(data: bytes) -> bool:
