@@ -29,8 +29,8 @@ def numbers(*values: float) -> bytes:
     return struct.pack(f">{len(values)}I", *(round(100_000 * value) for value in values))
 
 
-def avif_with(primaries: int, transfer: int) -> bytes:
-    data = saved(pillow(noise(8, 8, 3)), "AVIF")
+def avif_with(primaries: int, transfer: int, **options: bytes) -> bytes:
+    data = saved(pillow(noise(8, 8, 3)), "AVIF", **options)
     at = data.index(b"nclx") + 4
     return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
 
@@ -109,3 +109,9 @@ def test_no_codes_but_known_ones_are_guessed() -> None:
     assert ColourSpace.of_codes(6, 6).curve == SRGB_CURVE
     with pytest.raises(UnsupportedImageError, match="primaries 99"):
         ColourSpace.of_codes(99, 13)
+
+
+def test_an_avif_with_a_profile_needs_no_codes() -> None:
+    assert decode(avif_with(99, 11, icc_profile=DISPLAY_P3)).icc_profile == DISPLAY_P3
+    with pytest.raises(UnsupportedImageError, match="high dynamic range"):
+        decode(avif_with(9, 16, icc_profile=DISPLAY_P3))

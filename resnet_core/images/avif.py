@@ -16,7 +16,7 @@ from PIL.AvifImagePlugin import AvifImageFile
 
 from resnet_core.errors import BrokenImageError, ImageTooLargeError
 from resnet_core.images import exif as exif_tree
-from resnet_core.images.colour_space import ColourSpace
+from resnet_core.images.colour_space import HDR_TRANSFERS, UNSPECIFIED, ColourSpace
 from resnet_core.images.opened import Opened, pillow_samples
 
 _DECODER_PIXELS = 16_384**2
@@ -39,16 +39,19 @@ def open_avif(data: bytes) -> Opened:
             f"{width} x {height} pixels are over the AVIF decoder's limit "
             f"of {_DECODER_PIXELS / 1e6:.0f} megapixels and {_DECODER_SIDE_PX} a side"
         )
-    colours = _colour_space(data, meta)
     exif, visible = _take_exif(data, meta)
     image = AvifImageFile(BytesIO(visible))
+    icc_profile = image.info.get("icc_profile")
+    primaries, transfer = _colour_codes(data, meta)
+    if not icc_profile or transfer in HDR_TRANSFERS:
+        icc_profile = ColourSpace.of_codes(primaries, transfer).profile()
     frames = int(getattr(image, "n_frames", 1))
     return Opened(
         width=max(width, image.width),
         height=max(height, image.height),
         samples=lambda: pillow_samples(image),
         several=f"{frames} frames" if frames > 1 else "",
-        icc_profile=image.info.get("icc_profile") or colours.profile(),
+        icc_profile=icc_profile,
         exif=_with_orientation(exif, image.info.get("exif")),
         xmp=image.info.get("xmp"),
         lossless=False,
@@ -102,12 +105,12 @@ def _largest_size(data: bytes, meta: _Box | None) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
-def _colour_space(data: bytes, meta: _Box | None) -> ColourSpace:
-    """As the first codes in the boxes have it."""
+def _colour_codes(data: bytes, meta: _Box | None) -> tuple[int, int]:
+    """The first primaries and transfer (H.273) in the boxes."""
     for box in _properties(data, meta):
         if box.kind == b"colr" and data[box.start : box.start + 4] == b"nclx":
-            return ColourSpace.of_codes(*struct.unpack_from(">HH", data, box.start + 4))
-    return ColourSpace()
+            return struct.unpack_from(">HH", data, box.start + 4)
+    return UNSPECIFIED, UNSPECIFIED
 
 
 def _take_exif(data: bytes, meta: _Box | None) -> tuple[bytes | None, bytes]:

@@ -21,10 +21,10 @@ _D65 = (0.3127, 0.3290)
 SRGB: Chromaticities = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, *_D65)
 SRGB_CURVE: Curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 
-_UNSPECIFIED = 2
+UNSPECIFIED = 2
 _PRIMARIES: dict[int, Chromaticities] = {
     1: SRGB,
-    _UNSPECIFIED: SRGB,
+    UNSPECIFIED: SRGB,
     4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08, 0.310, 0.316),
     5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06, *_D65),
     6: (0.63, 0.34, 0.31, 0.595, 0.155, 0.07, *_D65),
@@ -36,12 +36,12 @@ _PRIMARIES: dict[int, Chromaticities] = {
 }
 _CURVES: dict[int, Curve] = {
     # Video's own curves are shown as that of sRGB.
-    **dict.fromkeys((1, _UNSPECIFIED, 6, 13, 14, 15), SRGB_CURVE),
+    **dict.fromkeys((1, UNSPECIFIED, 6, 13, 14, 15), SRGB_CURVE),
     4: (2.2,),
     5: (2.8,),
     8: (1.0,),
 }
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 _XYZ_OF_D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array(
@@ -59,9 +59,9 @@ class ColourSpace:
     @classmethod
     def of_codes(cls, primaries: int, transfer: int) -> "ColourSpace":
         """By H.273, tables 2 and 3. UnsupportedImageError for high dynamic range and others."""
-        if transfer in _HDR_TRANSFERS:
+        if transfer in HDR_TRANSFERS:
             raise UnsupportedImageError(
-                f"colours of high dynamic range ({_HDR_TRANSFERS[transfer]}) aren't read"
+                f"colours of high dynamic range ({HDR_TRANSFERS[transfer]}) aren't read"
             )
         if primaries not in _PRIMARIES or transfer not in _CURVES:
             raise UnsupportedImageError(
