@@ -242,7 +242,7 @@ def pixels_of(data: bytes) -> Any:
         return np.asarray(image)
 
 
-def wait_until(holds: Callable[[], bool], *, within_s: float = 120.0) -> None:
+def wait_until(holds: Callable[[], bool], *, within_s: float = 300.0) -> None:
     """For what comes soon on any machine; the time is only for what never comes."""
     end_s = time.monotonic() + within_s
     while not holds():

@@ -121,24 +121,16 @@ def folders(tmp_path: Path) -> Places:
     return places_in(tmp_path, source, target)
 
 
-PLACES = ["folders", pytest.param("buckets", marks=pytest.mark.s3)]
-MIXED = pytest.param("folder to bucket", marks=pytest.mark.s3)
-
-
-@pytest.fixture(params=PLACES)
+@pytest.fixture(params=["folders", pytest.param("buckets", marks=pytest.mark.s3)])
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    """The same places as folders, prefixes of a bucket, and mixed."""
-    folders: Places = request.getfixturevalue("folders")
+    """The same places as folders, and as prefixes of buckets."""
     if request.param == "folders":
-        return folders
+        return request.getfixturevalue("folders")
     s3_endpoint: str = request.getfixturevalue("seaweedfs_endpoint")
     target = S3Store(bucket=make_bucket(s3_endpoint), prefix="better/still")
-    if request.param == "folder to bucket":
-        return Places(tmp_path, folders.source, target)
     return places_in(tmp_path, S3Store(bucket=make_bucket(s3_endpoint)), target)
 
 
-@pytest.mark.parametrize("places", [*PLACES, MIXED], indirect=True)
 def test_a_place_is_mirrored_recorded_and_reported(
     places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,38 +277,38 @@ def written_at(places: Places) -> dict[str, str]:
     return {key: str(row.finished_at) for key, row in places.state().items() if row.status == "ok"}
 
 
-def test_other_settings_do_everything_again(places: Places) -> None:
-    assert main(places.arguments()) == 0
-    plain = places.outputs()
-    assert main(places.arguments("--strength", "0")) == 0
-    assert places.num_recorded() == 6
-    assert places.outputs()["a.png"] != plain["a.png"]
+def test_other_settings_do_everything_again(folders: Places) -> None:
+    assert main(folders.arguments()) == 0
+    plain = folders.outputs()
+    assert main(folders.arguments("--strength", "0")) == 0
+    assert folders.num_recorded() == 6
+    assert folders.outputs()["a.png"] != plain["a.png"]
 
 
 def test_two_sources_never_share_a_result(
-    places: Places, capsys: pytest.CaptureFixture[str]
+    folders: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places.source.put("a.jpg", image("JPEG", seed=4))
-    assert main(places.arguments("--format", "webp", "--quality", "80")) == 2
-    assert places.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
-    state = places.state()
+    folders.source.put("a.jpg", image("JPEG", seed=4))
+    assert main(folders.arguments("--format", "webp", "--quality", "80")) == 2
+    assert folders.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
+    state = folders.state()
     assert state["a.jpg"].out_key == "a.webp"
     assert state["a.png"].reason == "the result's name a.webp is that of a.jpg: rename one of them"
     assert "failed: a.png: the result's name" in capsys.readouterr().out
 
 
 def test_a_sample_shows_and_estimates_but_records_nothing(
-    places: Places, capsys: pytest.CaptureFixture[str]
+    folders: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(places.arguments("--sample", "2")) == 0
-    assert places.outputs() == {}
-    assert list_parts(places.target) == []
-    samples = contents(places.target.below(SAMPLE_PREFIX))
+    assert main(folders.arguments("--sample", "2")) == 0
+    assert folders.outputs() == {}
+    assert list_parts(folders.target) == []
+    samples = contents(folders.target.below(SAMPLE_PREFIX))
     assert len(samples) == 2
-    assert samples.keys() < places.sources().keys()
+    assert samples.keys() < folders.sources().keys()
     out = capsys.readouterr().out
     assert "all 3 files would take about" in out
-    assert places.target.info(REPORT_KEY).problem is None
+    assert folders.target.info(REPORT_KEY).problem is None
 
 
 def test_a_folder_without_images_is_an_error_in_one_line(

@@ -447,7 +447,8 @@ def full(route: Route, **headers: str) -> None:
 @pytest.mark.ray
 @pytest.mark.browser
 def test_a_full_server_is_asked_again_once_when_it_said(page: Page, examples_dir: Path) -> None:
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
     refused: list[int] = []
 
     def answer(route: Route) -> None:
@@ -465,6 +466,7 @@ def test_a_full_server_is_asked_again_once_when_it_said(page: Page, examples_dir
         "Too much is waiting already. 64 requests wait, which is the limit."
     )
     assert len(refused) == 2
+    page.clock.resume()
     page.unroute(ENHANCE)
     notice.get_by_role("button", name="Try again").click()
     finished(page)
@@ -521,7 +523,8 @@ def test_a_moving_slider_asks_once_and_drops_the_older_request(
     finished(page)
     dropped: list[str] = []
     page.on("requestfailed", lambda request: dropped.append(request.url))
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
     strength = page.get_by_label("Strength")
     with held_back(page) as held:
         for _ in range(5):
@@ -531,6 +534,7 @@ def test_a_moving_slider_asks_once_and_drops_the_older_request(
         expect(strength).to_have_value("1.25")
         strength.press("ArrowRight")
         page.clock.run_for(1_000)
+        page.clock.resume()
         expect(finished(page)).to_have_attribute("download", "a-sr-x2-strength-1.3.jpg")
         assert len(held) == 1
     assert [re.findall(r"strength=([\d.]+)", url) for url in dropped] == [["1.25"]]
