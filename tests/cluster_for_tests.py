@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 NODE_CPUS = 2
-DEADLINE_S = 120.0
+DEADLINE_S = 600.0
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cluster.connect import set_environment
 
@@ -24,8 +24,8 @@ set_environment()
 # The background jobs of a shell ignore Ctrl-C, and so would the commands that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# The first call of a network compiles kernels: a deadline for each example says nothing.
-settings.register_profile("resray", deadline=None)
+# The first call of a network compiles kernels, and machines are busy: times say nothing.
+settings.register_profile("resray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("resray")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from namespaces_for_tests import HOST, LOOPBACK
 
 from pipelines import s3_store
 
-START_S = 60.0
+START_S = 300.0
 GRPC_OFFSET = 10_000
 
 WRITER = ("testkey", "testsecret123")
@@ -285,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
 
     def _ask_the_store(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        connection = http.client.HTTPConnection(self.store_host, timeout=60)
+        connection = http.client.HTTPConnection(self.store_host, timeout=300)
         try:
             connection.putrequest(
                 self.command, self.path, skip_host=True, skip_accept_encoding=True

@@ -185,7 +185,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=600)
         authorization = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             connection.request(method, path, body, {**authorization, **(headers or {})})
@@ -206,7 +206,7 @@ class Client:
             f"POST /v1/enhance HTTP/1.1\r\nHost: test\r\n{key}"
             f"Content-Length: {len(body) if length is None else length}\r\n\r\n"
         )
-        with socket.create_connection((self.host, self.port), timeout=120) as connection:
+        with socket.create_connection((self.host, self.port), timeout=600) as connection:
             connection.sendall(head.encode() + body)
             yield connection
 

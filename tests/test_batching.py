@@ -51,7 +51,7 @@ def gathered(recorder: Recorder, images: list[list[Window]], batch_px: int) -> l
     with ThreadPoolExecutor(max(len(images), 1)) as pool:
         futures = [pool.submit(lambda i=image: list(batcher.results(i))) for image in images]
         recorder.release.set()
-        return [future.result(timeout=10) for future in futures]
+        return [future.result(timeout=120) for future in futures]
 
 
 @given(
@@ -195,8 +195,8 @@ def test_so_many_batches_run_at_once_and_no_more() -> None:
             pool.submit(lambda image=image: list(batcher.results(image)))
             for image in ([window(value) for value in range(8)], [window(9)])
         )
-        assert one.result(timeout=10) == list(range(8))
-        assert three.result(timeout=10) == [9]
+        assert one.result(timeout=120) == list(range(8))
+        assert three.result(timeout=120) == [9]
     assert most == 3
 
 
@@ -205,7 +205,7 @@ def test_threads_with_nothing_to_run_end(monkeypatch: pytest.MonkeyPatch) -> Non
     batcher = WindowBatcher(lambda windows: [0 for _ in windows], batch_px=1, at_once=2)
     for _ in range(3):
         assert list(batcher.results([window(1), window(2)])) == [0, 0]
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 120
         while batcher._threads:
             assert time.monotonic() < deadline_s, "they stay"
 
@@ -278,5 +278,5 @@ def test_a_batch_that_is_run_again_one_by_one_holds_nothing_of_the_first_try() -
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(lambda: list(batcher.results([window(value) for value in range(4)])))
         release.set()
-        assert done.result(timeout=10) == [0] * 4
+        assert done.result(timeout=120) == [0] * 4
     assert held

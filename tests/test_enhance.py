@@ -367,7 +367,7 @@ def start(folders: Places, *options: str) -> subprocess.Popen[str]:
 
 
 def wait_for_outputs(folders: Places, count: int) -> None:
-    deadline_s = time.monotonic() + 120
+    deadline_s = time.monotonic() + 600
     while len(folders.outputs()) < count:
         assert time.monotonic() < deadline_s, "no outputs came"
         time.sleep(0.02)
@@ -432,7 +432,7 @@ def test_ctrl_c_records_what_is_done_and_says_how_to_go_on(folders: Places) -> N
     process = start(folders)
     wait_for_outputs(folders, 40)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Enhancing" in out
     (line,) = said(errors)

@@ -128,7 +128,7 @@ def test_the_endpoint_takes_the_gpu() -> None:
         picture = make_photograph(120, 150)
         answer = Client(port=port).enhance(png(picture), weights="sr-x2")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
     assert answer.status == 200
     found = np.asarray(PillowImage.open(io.BytesIO(answer.body))).astype(int)
     expected = Enhancer(load_weights("sr-x2"), device="cuda").enhance_pixels(picture)

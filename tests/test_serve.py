@@ -209,7 +209,7 @@ def test_it_serves_until_a_signal_and_then_ends_in_order(
         assert client.enhance(still("PNG")).status == 200
         assert Client(port=port).enhance(still("PNG")).status == 401
         process.send_signal(number)
-        rest, errors = process.communicate(timeout=120)
+        rest, errors = process.communicate(timeout=600)
     assert process.returncode == 0
     assert errors == ""
     assert re.search(r"Stopping, after what is in work\n$", rest)

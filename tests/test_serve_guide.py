@@ -49,7 +49,7 @@ def test_a_marked_block_runs(address: str, tmp_path: Path, language: str, block:
         env=os.environ | {"RESRAY": address},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -39,7 +39,7 @@ from resnet_core.weights import load_weights, parse_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DEADLINE_S = 300.0
+DEADLINE_S = 900.0
 KEY = "a-key-of-the-tests-1"
 REPLICA = "ServeReplica:resray"
 
