@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 REPORT_KEY = f"{RESERVED}/report.html"
 SAMPLE_PREFIX = f"{RESERVED}/sample"
+SAMPLE_REPORT_KEY = f"{RESERVED}/sample.html"
 SHOWN_FAILURES = 20
 MEMORY_PX = 32_000_000
 """Source pixels that one worker has in hand at once, unless a single image has more."""
@@ -83,7 +84,7 @@ results beside the images
   DST/_resray/report.html   what was done, with before/after sliders
   DST/_resray/ledger/       one row for each object, in Parquet: ok, suspect (written, but
                             too far from its source), failed or skipped
-  DST/_resray/sample/       the results of --sample
+  DST/_resray/sample/       the results of --sample, shown by DST/_resray/sample.html
 
 exit status
   0  all is done        1  the run could not go on (one line says why)
@@ -283,6 +284,10 @@ class _Command:
     results: Store
     selection: Selection
 
+    @property
+    def report_key(self) -> str:
+        return SAMPLE_REPORT_KEY if self.args.sample else REPORT_KEY
+
     def run(self) -> int:
         # Ray is imported here, so that errors of usage come without waiting for it.
         import ray.exceptions  # noqa: PLC0415
@@ -384,7 +389,7 @@ class _Command:
                 f" image; expected {', '.join(FORMATS)}"
             )
         estimate = self._estimate(summary, clock, machines)
-        if summary.objects or self.target.info(REPORT_KEY).problem is not None:
+        if summary.objects or self.target.info(self.report_key).problem is not None:
             self._write_report(summary, totals.done, clock.work_s, estimate)
         for line in closing_lines(
             summary,
@@ -396,7 +401,7 @@ class _Command:
             estimate=estimate,
         ):
             print(line)
-        print(f"report: {self.target.url_of(REPORT_KEY)}")
+        print(f"report: {self.target.url_of(self.report_key)}")
         return 2 if summary.failed or totals.failed_before else 0
 
     def _estimate(self, summary: RunSummary, clock: Clock, machines: int) -> Estimate | None:
@@ -431,7 +436,7 @@ class _Command:
             estimate=estimate,
         )
         page = render_enhance_report(report)
-        self.target.put(REPORT_KEY, page.encode(), content_type="text/html; charset=utf-8")
+        self.target.put(self.report_key, page.encode(), content_type="text/html; charset=utf-8")
 
     def _card(self) -> WeightsCard:
         first, *others = self.weights

@@ -20,7 +20,14 @@ from weights_for_tests import write_foreign, write_weights
 from cluster.connect import ray_session
 from pipelines.auto import CANDIDATES
 from pipelines.cli import main
-from pipelines.enhance import MEMORY_PX, REPORT_KEY, SAMPLE_PREFIX, closing_lines, shown_key
+from pipelines.enhance import (
+    MEMORY_PX,
+    REPORT_KEY,
+    SAMPLE_PREFIX,
+    SAMPLE_REPORT_KEY,
+    closing_lines,
+    shown_key,
+)
 from pipelines.enhance_object import ObjectStages, RunSettings, Worker
 from pipelines.folder_store import FolderStore
 from pipelines.ledger import LEDGER_PREFIX, LedgerRow, current_state, list_parts, read_parts
@@ -308,7 +315,8 @@ def test_a_sample_shows_and_estimates_but_records_nothing(
     assert samples.keys() < folders.sources().keys()
     out = capsys.readouterr().out
     assert "all 3 files would take about" in out
-    assert folders.target.info(REPORT_KEY).problem is None
+    assert folders.target.info(SAMPLE_REPORT_KEY).problem is None
+    assert folders.target.info(REPORT_KEY).problem is not None, "a run's report stays as it is"
 
 
 def test_a_folder_without_images_is_an_error_in_one_line(
