@@ -97,6 +97,11 @@ class NetworkConfig:
         return -(-reach // self.unshuffle) * self.unshuffle
 
 
+def _fill_normal(weights: Tensor, *, std: float) -> None:
+    if not weights.is_meta:  # of shapes alone there is nothing to fill: PyTorch would take seconds
+        nn.init.normal_(weights, std=std)
+
+
 class FoldableConv(nn.Module):
     """A 3x3 convolution, zero-padded, whose kernel is a sum of linear parts while it trains.
 
@@ -110,13 +115,13 @@ class FoldableConv(nn.Module):
         self.direct = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         std = gain * (2 / (9 * in_channels)) ** 0.5
-        nn.init.normal_(self.direct, std=std)
+        _fill_normal(self.direct, std=std)
         if expansion:
             hidden = expansion * in_channels
             self.expand = nn.Parameter(torch.empty(hidden, in_channels))
             self.project = nn.Parameter(torch.empty(out_channels, hidden, 3, 3))
-            nn.init.normal_(self.expand, std=in_channels**-0.5)
-            nn.init.normal_(self.project, std=std * (in_channels / hidden) ** 0.5)
+            _fill_normal(self.expand, std=in_channels**-0.5)
+            _fill_normal(self.project, std=std * (in_channels / hidden) ** 0.5)
             with torch.no_grad():
                 self.direct.mul_(0.5**0.5)
                 self.project.mul_(0.5**0.5)

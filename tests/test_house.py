@@ -91,6 +91,15 @@ def test_what_only_lists_or_records_loads_no_network(module: str, heavy: set[str
     assert heavy & loaded_modules(f"import {module}") == set()
 
 
+def test_weights_are_loaded_and_run_without_the_compiler() -> None:
+    run = """
+import torch
+from resnet_core.weights import load_weights
+load_weights("sr-x2-fast").network(torch.zeros(1, 3, 8, 8))
+"""
+    assert "torch._dynamo" not in loaded_modules(run), "seconds, in each worker"
+
+
 def test_the_public_names_of_the_core_are_those_that_a_type_checker_sees() -> None:
     tree = ast.parse(Path(resnet_core.__file__).read_text(encoding="utf-8"))
     typed = {
