@@ -128,16 +128,24 @@ def folders(tmp_path: Path) -> Places:
     return places_in(tmp_path, source, target)
 
 
-@pytest.fixture(params=["folders", pytest.param("buckets", marks=pytest.mark.s3)])
+PLACES = ["folders", pytest.param("buckets", marks=pytest.mark.s3)]
+MIXED = pytest.param("folder to bucket", marks=pytest.mark.s3)
+
+
+@pytest.fixture(params=PLACES)
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    """The same places as folders, and as prefixes of buckets."""
+    """The same places as folders, prefixes of a bucket, and mixed."""
+    folders: Places = request.getfixturevalue("folders")
     if request.param == "folders":
-        return request.getfixturevalue("folders")
+        return folders
     s3_endpoint: str = request.getfixturevalue("seaweedfs_endpoint")
     target = S3Store(bucket=make_bucket(s3_endpoint), prefix="better/still")
+    if request.param == "folder to bucket":
+        return Places(tmp_path, folders.source, target)
     return places_in(tmp_path, S3Store(bucket=make_bucket(s3_endpoint)), target)
 
 
+@pytest.mark.parametrize("places", [*PLACES, MIXED], indirect=True)
 def test_a_place_is_mirrored_recorded_and_reported(
     places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,39 +292,39 @@ def written_at(places: Places) -> dict[str, str]:
     return {key: str(row.finished_at) for key, row in places.state().items() if row.status == "ok"}
 
 
-def test_other_settings_do_everything_again(folders: Places) -> None:
-    assert main(folders.arguments()) == 0
-    plain = folders.outputs()
-    assert main(folders.arguments("--strength", "0")) == 0
-    assert folders.num_recorded() == 6
-    assert folders.outputs()["a.png"] != plain["a.png"]
+def test_other_settings_do_everything_again(places: Places) -> None:
+    assert main(places.arguments()) == 0
+    plain = places.outputs()
+    assert main(places.arguments("--strength", "0")) == 0
+    assert places.num_recorded() == 6
+    assert places.outputs()["a.png"] != plain["a.png"]
 
 
 def test_two_sources_never_share_a_result(
-    folders: Places, capsys: pytest.CaptureFixture[str]
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders.source.put("a.jpg", image("JPEG", seed=4))
-    assert main(folders.arguments("--format", "webp", "--quality", "80")) == 2
-    assert folders.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
-    state = folders.state()
+    places.source.put("a.jpg", image("JPEG", seed=4))
+    assert main(places.arguments("--format", "webp", "--quality", "80")) == 2
+    assert places.outputs().keys() == {"a.webp", "sub/c.webp", "sub/deep/b.webp"}
+    state = places.state()
     assert state["a.jpg"].out_key == "a.webp"
     assert state["a.png"].reason == "the result's name a.webp is that of a.jpg: rename one of them"
     assert "failed: a.png: the result's name" in capsys.readouterr().out
 
 
 def test_a_sample_shows_and_estimates_but_records_nothing(
-    folders: Places, capsys: pytest.CaptureFixture[str]
+    places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(folders.arguments("--sample", "2")) == 0
-    assert folders.outputs() == {}
-    assert list_parts(folders.target) == []
-    samples = contents(folders.target.below(SAMPLE_PREFIX))
+    assert main(places.arguments("--sample", "2")) == 0
+    assert places.outputs() == {}
+    assert list_parts(places.target) == []
+    samples = contents(places.target.below(SAMPLE_PREFIX))
     assert len(samples) == 2
-    assert samples.keys() < folders.sources().keys()
+    assert samples.keys() < places.sources().keys()
     out = capsys.readouterr().out
     assert "all 3 files would take about" in out
-    assert folders.target.info(SAMPLE_REPORT_KEY).problem is None
-    assert folders.target.info(REPORT_KEY).problem is not None, "a run's report stays as it is"
+    assert places.target.info(SAMPLE_REPORT_KEY).problem is None
+    assert places.target.info(REPORT_KEY).problem is not None, "a run's report stays as it is"
 
 
 def test_a_folder_without_images_is_an_error_in_one_line(
